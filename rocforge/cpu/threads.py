@@ -1,0 +1,292 @@
+"""Kernels as addresses, steps as programs, and the team of threads that runs them. Knows no op.
+
+A CPU kernel is a compiled function `kernel(args, tid, team)`: `args` points to its argument
+words (addresses, integers, float bits), and it does the share of thread `tid` of `team`.
+A launch is a kernel's address with its words. Outside of `record()` it runs at once; inside,
+it is appended to a Program, which a later `replay()` runs whole: every thread walks the same
+list in compiled code, with a barrier after each launch, and Python is not asked in between.
+It is to the CPU what a captured graph is to a GPU.
+"""
+
+import contextlib
+import contextvars
+import functools
+import hashlib
+import logging
+import os
+import struct
+import tempfile
+import threading
+import weakref
+from pathlib import Path
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import cfunc, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from rocforge.cpu.isa import I32, I64, as_f32, instruction, load_i64, pointer
+
+log = logging.getLogger(__name__)
+
+# What every function below a kernel is compiled with: inlined, no exceptions, no fastmath
+# (the order of a sum is part of the contract).
+inline = njit(forceinline=True, error_model="numpy", nogil=True)
+
+
+class Kernel:
+    """A Python function (args, tid, team) that is compiled when its address is first asked for."""
+
+    def __init__(self, function):
+        self.function = function
+        functools.update_wrapper(self, function)
+
+    @functools.cached_property
+    def address(self) -> int:
+        with _compiling:
+            prepare_cache()
+            log.debug("compiling %s", self.__name__)
+            self._compiled = cfunc(_SIGNATURE, cache=True, error_model="numpy")(self.function)
+            return self._compiled.address
+
+
+def kernel(function) -> Kernel:
+    """Decorator: `function(args, tid, team)` becomes a Kernel."""
+    return Kernel(function)
+
+
+_SIGNATURE = types.void(types.intp, types.intp, types.intp)
+_compiling = threading.RLock()
+
+
+@functools.cache
+def prepare_cache() -> Path:
+    """Point Numba's cache at a directory named after everything that a kernel depends on.
+
+    Numba looks at the file of a kernel, not at the files that it imports: so the directory's
+    name holds a hash of all sources of this package, of the versions and of the host's CPU.
+    """
+    from llvmlite import binding
+
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    digest.update(f"{numba.__version__} {binding.llvm_version_info} {binding.get_host_cpu_name()}".encode())
+    digest.update(binding.get_host_cpu_features().flatten().encode())
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    for base in (home / "rocforge", Path(tempfile.gettempdir()) / f"rocforge-{os.getuid() if hasattr(os, 'getuid') else 0}"):
+        directory = base / "cpu" / digest.hexdigest()[:16]
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with tempfile.TemporaryFile(dir=directory):
+                pass
+        except OSError as e:
+            log.info("no kernel cache in %s: %s", directory, e)
+            continue
+        numba.config.CACHE_DIR = str(directory)
+        return directory
+    raise OSError("no directory to keep compiled kernels in: set XDG_CACHE_HOME to a writable one")
+
+
+# ---- what kernels read their arguments with
+
+@intrinsic(prefer_literal=True)
+def words(typing, args, n):
+    """words(args, n): the first n argument words as a tuple of integers; n is a literal."""
+    count = n.literal_value
+
+    def codegen(context, builder, signature, values):
+        base = pointer(builder, values[0], I64)
+        loaded = [builder.load(builder.gep(base, [I64(i)])) for i in range(count)]
+        return context.make_tuple(builder, signature.return_type, loaded)
+
+    return types.UniTuple(types.int64, count)(args, n), codegen
+
+
+real = as_f32  # a word that holds a float32's bits
+
+
+@inline
+def share(n, tid, team):
+    """The rows [start, end) of n that thread `tid` of `team` does."""
+    return n * tid // team, n * (tid + 1) // team
+
+
+# ---- the walk over a program
+
+def _emit_call(b, function, args, tid, team):
+    target = ir.FunctionType(ir.VoidType(), [I64, I64, I64])
+    b.call(pointer(b, function, target), [args, tid, team])
+
+
+_call = instruction(None, (types.int64, types.int64, types.intp, types.intp), _emit_call)
+_increment = instruction(types.int64, (types.intp,), lambda b, a: b.atomic_rmw("add", pointer(b, a, I64), I64(1), "seq_cst"))
+_read = instruction(types.int64, (types.intp,), lambda b, a: b.load_atomic(pointer(b, a, I64), "acquire", 8))
+_yield = instruction(
+    None, (), lambda b: b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(I32, []), "sched_yield"), [])
+)
+
+# Spins before a waiting thread offers its core to others: a few microseconds, the length of a
+# small launch. More of them cost dearly when another process holds a core.
+_SPINS = 4000
+
+
+def _walk_launches(launches, count, counter, start, tid, team):
+    for i in range(count):
+        _call(load_i64(launches + 16 * i), load_i64(launches + 16 * i + 8), tid, team)
+        _increment(counter)
+        target, spins = start + team * (i + 1), 0
+        while _read(counter) < target:
+            spins += 1
+            if spins > _SPINS:
+                _yield()
+
+
+@functools.cache
+def _walk():
+    with _compiling:
+        prepare_cache()
+        signature = types.void(*[types.intp] * 6)
+        return njit(signature, nogil=True, error_model="numpy", cache=True)(_walk_launches)
+
+
+class Program:
+    """Launches recorded once: run by `Team.run` as often as wanted, over the same buffers."""
+
+    def __init__(self):
+        self._launches: list[tuple[int, np.ndarray]] = []
+        self._keep: list = []
+        self._table = None
+
+    def append(self, kernel: Kernel, args: tuple) -> None:
+        packed = np.array([_word(a) for a in args], np.int64)
+        self._keep.append(args)
+        self._launches.append((kernel.address, packed))
+        self._table = None
+
+    @property
+    def table(self) -> np.ndarray:
+        """int64 [launches, 2]: each kernel's address and its words' address."""
+        if self._table is None:
+            rows = [(address, packed.ctypes.data) for address, packed in self._launches]
+            self._table = np.array(rows, np.int64).reshape(-1, 2)
+        return self._table
+
+    def __len__(self) -> int:
+        return len(self._launches)
+
+
+def _word(value) -> int:
+    if isinstance(value, np.ndarray):
+        assert value.size == 0 or value.strides[-1] == value.itemsize, (value.shape, value.strides)
+        return value.__array_interface__["data"][0]
+    if isinstance(value, (float, np.floating)):
+        return struct.unpack("<i", struct.pack("<f", value))[0]
+    if value is None:
+        return 0
+    return int(value)
+
+
+class Team:
+    """`n` threads, the caller among them, that run programs together. `close()` ends them."""
+
+    def __init__(self, n: int):
+        assert n >= 1, n
+        self.n = n
+        self._counter = np.zeros(8, np.int64)
+        self._start = 0
+        self._job = None
+        self._go = [threading.Semaphore(0) for _ in range(n - 1)]
+        self._done = threading.Semaphore(0)
+        self._lock = threading.Lock()
+        self._threads = [
+            threading.Thread(target=_serve, args=(weakref.ref(self), self._go[i], i + 1), name=f"rocforge-cpu-{i + 1}", daemon=True)
+            for i in range(n - 1)
+        ]
+        for t in self._threads:
+            t.start()
+
+    def run(self, program: Program) -> None:
+        """Run the program on all threads; returns when it is done."""
+        with self._lock:
+            count = len(program)
+            job = (program.table.ctypes.data, count, self._counter.ctypes.data, self._start)
+            self._start += self.n * count
+            self._job = job
+            for go in self._go:
+                go.release()
+            _walk()(*job, 0, self.n)
+            for _ in self._go:
+                self._done.acquire()
+
+    def close(self) -> None:
+        """End the threads. A closed team runs nothing."""
+        self._job = None
+        for go in self._go:
+            go.release()
+        for t in self._threads:
+            t.join()
+        self._threads, self._go = [], []
+
+
+def _serve(team_ref, go, tid):
+    # The thread holds no reference to its team while it waits, so an abandoned one is collected.
+    while True:
+        while not go.acquire(timeout=5):
+            if team_ref() is None:
+                return
+        team = team_ref()
+        if team is None or team._job is None:
+            return
+        _walk()(*team._job, tid, team.n)
+        team._done.release()
+        del team
+
+
+# ---- launching
+
+_recording: contextvars.ContextVar[Program | None] = contextvars.ContextVar("recording", default=None)
+_team: contextvars.ContextVar[Team | None] = contextvars.ContextVar("team", default=None)
+
+
+@functools.cache
+def _alone() -> Team:
+    return Team(1)
+
+
+def launch(kernel: Kernel, *args) -> None:
+    """Run `kernel` over `args` on the current team, or record it.
+
+    An argument is an array (passed as the address of its first element), an int, a float
+    (passed as float32 bits, read by `real`) or None (a null address).
+    """
+    program = _recording.get()
+    if program is not None:
+        program.append(kernel, args)
+        return
+    once = Program()
+    once.append(kernel, args)
+    (_team.get() or _alone()).run(once)
+
+
+@contextlib.contextmanager
+def record():
+    """Within it, launches are appended to the Program that it gives instead of being run."""
+    program = Program()
+    token = _recording.set(program)
+    try:
+        yield program
+    finally:
+        _recording.reset(token)
+
+
+@contextlib.contextmanager
+def use(team: Team):
+    """Within it, launches run at once on `team`."""
+    token = _team.set(team)
+    try:
+        yield team
+    finally:
+        _team.reset(token)
