@@ -18,16 +18,8 @@ ELEMENT = {
     "f16": ir.HalfType(),
     "f32": ir.FloatType(),
 }
-SCALAR = {
-    "i8": types.int8,
-    "u8": types.uint8,
-    "i16": types.int16,
-    "u16": types.uint16,
-    "i32": types.int32,
-    "u32": types.uint32,
-    "i64": types.int64,
-    "f32": types.float32,
-}
+# Integers of every width are int64 in a kernel: Numba makes a float of a sum of signed and unsigned.
+SCALAR = {"i8": types.int64, "i16": types.int64, "i32": types.int64, "i64": types.int64, "f32": types.float32}
 I1, I8, I32, I64, F16, F32 = ir.IntType(1), *(ELEMENT[e] for e in ("i8", "i32", "i64", "f16", "f32"))
 
 
@@ -102,6 +94,13 @@ def call(builder, name, result, arguments, values, **flags):
 
 
 def pointer(builder, address, llvm_type):
+    """The integer address as a pointer.
+
+    LLVM may split `row + i` into a pointer made of `i` and an offset made of `row`; where i is 0 it
+    would take that for a null pointer and the code around it for dead. The attribute forbids this.
+    llvmlite's set of attributes does not know it, so it is added past the check.
+    """
+    set.add(builder.function.attributes, "null_pointer_is_valid")
     return builder.inttoptr(address, ir.PointerType(llvm_type))
 
 
@@ -137,15 +136,26 @@ def store(n, element):
 
 
 def load_scalar(element):
-    """-> intrinsic(address) -> scalar; `f32 i8 u8 i16 u16 i32 u32 i64`; any alignment."""
-    llvm = ELEMENT[element.replace("u", "i")]
-    return instruction(SCALAR[element], (types.intp,), lambda b, a: b.load(pointer(b, a, llvm), align=1))
+    """-> intrinsic(address) -> the number there, integers widened to int64; `f32 i8 u8 i16 u16 i32 u32 i64`."""
+    signed = element.replace("u", "i")
+    llvm = ELEMENT[signed]
+
+    def emit(b, a):
+        x = b.load(pointer(b, a, llvm), align=1)
+        if signed in ("f32", "i64"):
+            return x
+        return b.sext(x, I64) if element == signed else b.zext(x, I64)
+
+    return instruction(SCALAR[signed], (types.intp,), emit)
 
 
 def store_scalar(element):
-    """-> intrinsic(address, scalar); any alignment."""
-    llvm = ELEMENT[element.replace("u", "i")]
-    emit = lambda b, a, x: b.store(x, pointer(b, a, llvm), align=1)
+    """-> intrinsic(address, number); of an int64 as many low bits as fit."""
+    llvm = ELEMENT[element]
+
+    def emit(b, a, x):
+        b.store(x if element in ("f32", "i64") else b.trunc(x, llvm), pointer(b, a, llvm), align=1)
+
     return instruction(None, (types.intp, SCALAR[element]), emit)
 
 
@@ -153,6 +163,17 @@ def load_f16(n):
     """-> intrinsic(address of n halves) -> Vec(n, "f32")."""
     half, single = ir.VectorType(F16, n), ir.VectorType(F32, n)
     emit = lambda b, a: b.fpext(b.load(pointer(b, a, half), align=1), single)
+    return instruction(Vec(n, "f32"), (types.intp,), emit)
+
+
+def load_bf16(n):
+    """-> intrinsic(address of n bfloat16) -> Vec(n, "f32")."""
+    half, word = ir.VectorType(ELEMENT["i16"], n), ir.VectorType(I32, n)
+
+    def emit(b, a):
+        raised = b.shl(b.zext(b.load(pointer(b, a, half), align=1), word), constant(n, "i32", [16] * n))
+        return b.bitcast(raised, ir.VectorType(F32, n))
+
     return instruction(Vec(n, "f32"), (types.intp,), emit)
 
 
@@ -165,6 +186,11 @@ def store_f16(n):
 
 load_half = instruction(
     types.float32, (types.intp,), lambda b, a: b.fpext(b.load(pointer(b, a, F16), align=1), F32)
+)
+load_bhalf = instruction(
+    types.float32,
+    (types.intp,),
+    lambda b, a: b.bitcast(b.shl(b.zext(b.load(pointer(b, a, ELEMENT["i16"]), align=1), I32), I32(16)), F32),
 )
 store_half = instruction(
     None, (types.intp, types.float32), lambda b, a, x: b.store(b.fptrunc(x, F16), pointer(b, a, F16), align=1)
@@ -191,7 +217,9 @@ def zero(n, element):
 
 
 def splat(n, element):
-    return instruction(Vec(n, element), (SCALAR[element],), lambda b, x: spread(b, x, n))
+    """-> intrinsic(x) -> x in every lane; of an int64 as many low bits as fit."""
+    narrow = (lambda b, x: x) if element in ("f32", "i64") else (lambda b, x: b.trunc(x, ELEMENT[element]))
+    return instruction(Vec(n, element), (SCALAR[element],), lambda b, x: spread(b, narrow(b, x), n))
 
 
 def binary(n, element, name):
@@ -220,3 +248,181 @@ def sum_f32(n):
         return b.extract_element(x, I32(0))
 
     return instruction(types.float32, (Vec(n, "f32"),), emit)
+
+
+# ---- integers: what products of blocks are made of
+
+i16x32, i32x16, i32x8, f32x16, f32x8 = Vec(32, "i16"), Vec(16, "i32"), Vec(8, "i32"), Vec(16, "f32"), Vec(8, "f32")
+i8x32, i8x64, i16x16 = Vec(32, "i8"), Vec(64, "i8"), Vec(16, "i16")
+
+
+def _madd(b, x, y):
+    """Neighbouring int16 products, added in pairs to int32: LLVM makes one instruction of it where there is one."""
+    n = x.type.count
+    wide = ir.VectorType(I32, n // 2)
+    undefined = ir.Constant(x.type, ir.Undefined)
+    lanes = lambda v, first: b.sext(shuffle(b, v, undefined, range(first, n, 2)), wide)
+    return b.add(b.mul(lanes(x, 0), lanes(y, 0)), b.mul(lanes(x, 1), lanes(y, 1)))
+
+
+# (acc, x, y) -> acc + the pairwise sums of x * y; no sum may leave int32.
+madd32 = instruction(i32x16, (i32x16, i16x32, i16x32), lambda b, acc, x, y: b.add(acc, _madd(b, x, y)))
+madd16 = instruction(i32x8, (i16x16, i16x16), _madd)
+# a pair of int16, in one int32, in all places
+spread_pair = instruction(
+    i16x32, (types.int64,), lambda b, x: b.bitcast(spread(b, b.trunc(x, I32), 16), i16x32.llvm)
+)
+widen8 = instruction(i16x32, (i8x32,), lambda b, x: b.sext(x, i16x32.llvm))
+to_f32x16 = instruction(f32x16, (i32x16,), lambda b, x: b.sitofp(x, f32x16.llvm))
+to_f32x8 = instruction(f32x8, (i32x8,), lambda b, x: b.sitofp(x, f32x8.llvm))
+
+
+def _fold(b, x, y):
+    """Two vectors' lanes summed in pairs: the first half of the result from x, the second from y."""
+    n = x.type.count
+    even, odd = range(0, 2 * n, 2), range(1, 2 * n, 2)
+    return b.add(shuffle(b, x, y, even), shuffle(b, x, y, odd))
+
+
+def _sum_each_of_4(b, v0, v1, v2, v3):
+    """Four int32 x 16 to int32 x 8 where lanes 2i and 2i+1 add up to the sum of v_i."""
+    x = _fold(b, _fold(b, v0, v1), _fold(b, v2, v3))
+    undefined = ir.Constant(x.type, ir.Undefined)
+    even, odd = shuffle(b, x, undefined, range(0, 16, 2)), shuffle(b, x, undefined, range(1, 16, 2))
+    return b.add(even, odd)
+
+
+# Eight int32 x 16, four and four, to the int32 x 8 of their sums.
+sums_of_4 = instruction(i32x8, (i32x16, i32x16, i32x16, i32x16), _sum_each_of_4)
+join_sums = instruction(i32x8, (i32x8, i32x8), _fold)
+
+# acc + x[0] + x[1] + ... in this order, one rounding each
+add_in_order = instruction(
+    types.float32,
+    (types.float32, f32x8),
+    lambda b, acc, x: call(b, "llvm.vector.reduce.fadd.v8f32", F32, [F32, f32x8.llvm], [acc, x]),
+)
+
+
+# ---- bytes: how blocks are taken apart
+
+low_nibbles = instruction(i8x32, (i8x32,), lambda b, x: b.and_(x, constant(32, "i8", [15] * 32)))
+high_nibbles = instruction(i8x32, (i8x32,), lambda b, x: b.lshr(x, constant(32, "i8", [4] * 32)))
+
+
+def _halves_of_nibbles(b, x):
+    low, high = b.and_(x, constant(16, "i8", [15] * 16)), b.lshr(x, constant(16, "i8", [4] * 16))
+    return shuffle(b, low, high, range(32))
+
+
+# 16 bytes -> their 16 low nibbles, then their 16 high ones
+split_nibbles = instruction(i8x32, (Vec(16, "i8"),), _halves_of_nibbles)
+
+
+def _bits(b, x, shift, mask):
+    moved = b.lshr(x, spread(b, b.trunc(shift, I8), 32))
+    return b.and_(moved, spread(b, b.trunc(mask, I8), 32))
+
+
+# (bytes, shift, mask) -> (bytes >> shift) & mask
+bits = instruction(i8x32, (i8x32, types.int64, types.int64), _bits)
+or32 = binary(32, "i8", "or_")
+shift_left = instruction(
+    i8x32, (i8x32, types.int64), lambda b, x, n: b.shl(x, spread(b, b.trunc(n, I8), 32))
+)
+subtract = instruction(i8x32, (i8x32, types.int64), lambda b, x, n: b.sub(x, spread(b, b.trunc(n, I8), 32)))
+
+
+def _bit_bytes(b, word, value):
+    ones = b.bitcast(b.trunc(word, I32), ir.VectorType(I1, 32))
+    return b.select(ones, spread(b, b.trunc(value, I8), 32), constant(32, "i8", [0] * 32))
+
+
+# (word, value): byte i is `value` where bit i of the word is set, else 0
+bytes_of_bits = instruction(i8x32, (types.int64, types.int64), _bit_bytes)
+
+
+def table16(values):
+    """-> intrinsic(nibbles in bytes) -> the table's entries: four rounds of choosing between halves."""
+
+    def emit(b, x):
+        level = [constant(32, "i8", [v] * 32) for v in values]
+        for bit in range(4):
+            set_ = b.icmp_unsigned("!=", b.and_(x, constant(32, "i8", [1 << bit] * 32)), constant(32, "i8", [0] * 32))
+            level = [b.select(set_, level[i + 1], level[i]) for i in range(0, len(level), 2)]
+        return level[0]
+
+    return instruction(i8x32, (i8x32,), emit)
+
+
+def _scale32(b, x, low, high):
+    """32 int8 as int16, the first 16 times `low`, the rest times `high`."""
+    halves = ir.VectorType(ELEMENT["i16"], 32)
+    pair = ir.Constant(ir.VectorType(ELEMENT["i16"], 2), ir.Undefined)
+    for lane, value in enumerate((low, high)):
+        pair = b.insert_element(pair, b.trunc(value, ELEMENT["i16"]), I32(lane))
+    factors = shuffle(b, pair, ir.Constant(pair.type, ir.Undefined), [0] * 16 + [1] * 16)
+    return b.mul(b.sext(x, halves), factors)
+
+
+# (bytes, a, b) -> int16: the first 16 bytes times a, the others times b
+scale_halves = instruction(i16x32, (i8x32, types.int64, types.int64), _scale32)
+
+
+# ---- activations to 8 bits
+
+
+def _largest(b, x, y):
+    absolute = lambda v: call(b, "llvm.fabs.v16f32", v.type, [v.type], [v])
+    largest = lambda v, w: call(b, f"llvm.maxnum.v{v.type.count}f32", v.type, [v.type] * 2, [v, w])
+    both = largest(absolute(x), absolute(y))
+    for width in (8, 4, 2, 1):
+        undefined = ir.Constant(both.type, ir.Undefined)
+        both = largest(shuffle(b, both, undefined, range(width)), shuffle(b, both, undefined, range(width, 2 * width)))
+    return b.extract_element(both, I32(0))
+
+
+# (x, y) -> the largest absolute value among the lanes of both
+largest_of = instruction(types.float32, (f32x16, f32x16), _largest)
+
+
+def _rounded(b, x, inverse):
+    scaled = b.fmul(x, spread(b, inverse, 16))
+    even = call(b, "llvm.roundeven.v16f32", x.type, [x.type], [scaled])
+    return b.fptosi(even, i32x16.llvm)
+
+
+# (x, inverse) -> x * inverse to the nearest integer, halves to even, as int32
+rounded = instruction(i32x16, (f32x16, types.float32), _rounded)
+sum_i32 = instruction(
+    types.int64, (i32x16,), lambda b, x: b.sext(call(b, "llvm.vector.reduce.add.v16i32", I32, [i32x16.llvm], [x]), I64)
+)
+store_bytes = instruction(
+    None, (types.intp, i32x16),
+    lambda b, a, x: b.store(b.trunc(x, ir.VectorType(I8, 16)), pointer(b, a, ir.VectorType(I8, 16)), align=1),
+)
+
+
+# ---- memory for the length of a kernel
+
+
+def stack(n_bytes):
+    """-> intrinsic() -> address of `n_bytes` on the stack, aligned to 64. Call it outside of loops."""
+
+    def emit(b):
+        with b.goto_entry_block():
+            slot = b.alloca(ir.ArrayType(I8, n_bytes))
+            slot.align = 64
+        return b.ptrtoint(slot, I64)
+
+    return instruction(types.intp, (), emit)
+
+
+heap = instruction(
+    types.intp,
+    (types.intp,),
+    lambda b, n: b.ptrtoint(call(b, "malloc", ir.PointerType(I8), [I64], [n]), I64),
+)
+heap_free = instruction(
+    None, (types.intp,), lambda b, a: call(b, "free", ir.VoidType(), [ir.PointerType(I8)], [pointer(b, a, I8)])
+)

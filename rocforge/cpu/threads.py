@@ -43,6 +43,14 @@ class Kernel:
         self.function = function
         functools.update_wrapper(self, function)
 
+    @property
+    def is_compiled(self) -> bool:
+        return "address" in self.__dict__
+
+    def compile(self) -> None:
+        """Compile now, or load from the cache, what the first launch would."""
+        self.address  # noqa: B018
+
     @functools.cached_property
     def address(self) -> int:
         with _compiling:
@@ -156,21 +164,25 @@ class Program:
     """Launches recorded once: run by `Team.run` as often as wanted, over the same buffers."""
 
     def __init__(self):
-        self._launches: list[tuple[int, np.ndarray]] = []
+        self._launches: list[tuple[Kernel, np.ndarray]] = []
         self._keep: list = []
         self._table = None
 
     def append(self, kernel: Kernel, args: tuple) -> None:
         packed = np.array([_word(a) for a in args], np.int64)
         self._keep.append(args)
-        self._launches.append((kernel.address, packed))
+        self._launches.append((kernel, packed))
         self._table = None
+
+    @property
+    def kernels(self) -> list[Kernel]:
+        return [kernel for kernel, _ in self._launches]
 
     @property
     def table(self) -> np.ndarray:
         """int64 [launches, 2]: each kernel's address and its words' address."""
         if self._table is None:
-            rows = [(address, packed.ctypes.data) for address, packed in self._launches]
+            rows = [(kernel.address, packed.ctypes.data) for kernel, packed in self._launches]
             self._table = np.array(rows, np.int64).reshape(-1, 2)
         return self._table
 

@@ -6,6 +6,8 @@ Type ids, block sizes and bytes are those of ggml (`ggml-common.h`, `gguf.GGML_Q
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Format:
@@ -86,3 +88,13 @@ KNOWN = SUPPORTED + (
 
 BY_ID = {f.type_id: f for f in KNOWN}
 BY_NAME = {f.name: f for f in KNOWN}
+
+
+def float_values(data: np.ndarray, format: Format) -> np.ndarray:
+    """The values of a float tensor's bytes (uint8, any shape) as float32, flat."""
+    if format is F32:
+        return data.reshape(-1).view(np.float32)
+    if format is F16:
+        return data.reshape(-1).view(np.float16).astype(np.float32)
+    assert format is BF16, format
+    return (data.reshape(-1).view(np.uint16).astype(np.uint32) << 16).view(np.float32)

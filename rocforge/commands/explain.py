@@ -1,0 +1,55 @@
+"""`rocforge explain`: the plan as a table. Computes nothing itself: rocforge.plan.explain does."""
+
+import json
+import sys
+
+import click
+
+from rocforge.commands import verbose
+
+
+@click.command()
+@click.option("-m", "--model", metavar="FILE", help="A GGUF file; the built-in model if left out.")
+@click.option("-c", "--context", type=click.IntRange(min=1), help="Tokens that a sequence may have.")
+@click.option("--tokens", type=click.IntRange(min=1), default=1, show_default=True, help="Tokens in the step shown.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@verbose
+def explain(model: str | None, context: int | None, tokens: int, device: str, as_json: bool) -> None:
+    """Print what will run where, and what it costs."""
+    from rocforge.llm import LLM
+    from rocforge.plan import explain
+
+    with LLM(model, device=device, context=context) as llm:
+        rows = explain.rows(llm.plan, {**llm.memory.sizes, "T": tokens, "R": 1})
+        memory = explain.memory(llm.memory)
+        if as_json:
+            click.echo(json.dumps({"device": str(llm.device), "tokens": tokens, "ops": rows, "memory": memory}))
+        else:
+            click.echo(f"{llm.device}\na step of {tokens} token{'s' * (tokens > 1)}:")
+            _print(rows, memory)
+
+
+def _print(rows: list[dict], memory: dict[str, int]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    for title in ("layer", "op", "weights", "format", "shape", "bytes", "FLOPs", "device"):
+        table.add_column(title, justify="right" if title in ("layer", "bytes", "FLOPs") else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            "" if row["layer"] is None else str(row["layer"]),
+            row["op"],
+            " ".join(row["weights"]),
+            row["format"] or "",
+            " x ".join(map(str, row["shape"])),
+            f"{row['bytes']:,}",
+            f"{row['flops']:,}",
+            row["device"],
+        )
+    # Into a pipe goes the whole of each line; rich would take it to be 80 wide.
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200)
+    console.print(table)
+    for key, value in memory.items():
+        console.print(f"{key.removesuffix('_bytes'):>10} {value:>16,} bytes", highlight=False)

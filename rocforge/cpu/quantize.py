@@ -1,0 +1,43 @@
+"""Activations to 8 bits, in blocks of 32. The one place that rounds them."""
+
+import numpy as np
+
+from rocforge.cpu.isa import largest_of, load, rounded, store_bytes, store_f32, store_i16, sum_i32
+from rocforge.cpu.threads import inline, kernel, launch, share, words
+from rocforge.gguf.formats import Q8
+
+load16f = load(16, "f32")
+f32 = np.float32
+
+
+@inline
+def quantize_block(x, values, scales, sums, block):
+    """Block number `block` of the row at `x` into the rows at `values`, `scales` and `sums`."""
+    x, values = x + 128 * block, values + 32 * block
+    first, second = load16f(x), load16f(x + 64)
+    largest = largest_of(first, second)
+    inverse = f32(127) / largest if largest > 0 else f32(0)
+    first_8, second_8 = rounded(first, inverse), rounded(second, inverse)
+    store_bytes(values, first_8)
+    store_bytes(values + 16, second_8)
+    store_f32(scales + 4 * block, largest / f32(127))
+    store_i16(sums + 4 * block, sum_i32(first_8))
+    store_i16(sums + 4 * block + 2, sum_i32(second_8))
+
+
+@kernel
+def quantize_rows(args, tid, team):
+    x, stride, values, scales, sums, T, K = words(args, 7)
+    start, stop = share(T * (K // 32), tid, team)
+    for i in range(start, stop):
+        t, block = i // (K // 32), i % (K // 32)
+        quantize_block(x + 4 * stride * t, values + K * t, scales + K // 8 * t, sums + K // 8 * t, block)
+
+
+def quantize(x: np.ndarray, out: Q8) -> None:
+    """out = x in 8 bits: per block of 32, scale = amax / 127, values = x * (127 / amax) rounded half to even.
+
+    x float32 [T, K], K a multiple of 32; a block of zeros has scale 0.
+    """
+    assert out.values.shape == x.shape and x.dtype == np.float32, (out.values.shape, x.shape, x.dtype)
+    launch(quantize_rows, x, x.strides[0] // 4, out.values, out.scales, out.sums, *x.shape)

@@ -1,0 +1,121 @@
+"""The house's order: who may import whom, what an import must not drag in, how long a file may be."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from tests.paths import ROOT
+
+PACKAGE = ROOT / "rocforge"
+FILES = sorted(PACKAGE.rglob("*.py"))
+MAX_LINES = 450
+
+# From the ground up. A room imports itself, those of its own line, and those of the lines above.
+FLOORS = (
+    {"errors"},
+    {"probe"},
+    {"gguf"},
+    {"kernels", "cpu"},
+    {"plan", "models"},
+    {"engine"},
+    {"llm"},
+    {"__init__"},
+    {"commands"},
+    {"cli"},
+)
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+STRANGERS = ({"kernels", "cpu"},)  # on one floor, and yet not to import each other
+
+
+def room_of(path):
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+def imported_rooms(path):
+    """(room, line) of every import from this package, those within functions included."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            # `from rocforge import x` is of a room x, or of a public name.
+            names = [f"rocforge.{a.name}" for a in node.names] if node.module == "rocforge" else [node.module]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "rocforge":
+                yield (parts[1] if len(parts) > 1 and parts[1] in FLOOR else "__init__"), node.lineno
+
+
+def is_allowed(room, other):
+    return room == other or FLOOR[other] <= FLOOR[room] and not any({room, other} == pair for pair in STRANGERS)
+
+
+def relative(path):
+    return str(path.relative_to(ROOT))
+
+
+def test_every_room_has_a_floor():
+    assert {room_of(p) for p in FILES} <= FLOOR.keys()
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_imports_point_down(path):
+    room = room_of(path)
+    wrong = [f"line {n}: {room} imports {other}" for other, n in imported_rooms(path) if not is_allowed(room, other)]
+    assert not wrong, f"{relative(path)}: {wrong}"
+
+
+def test_the_rule_itself():
+    assert is_allowed("engine", "plan") and is_allowed("plan", "models") and is_allowed("cpu", "gguf")
+    assert not is_allowed("plan", "engine") and not is_allowed("cpu", "kernels") and not is_allowed("errors", "probe")
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_file_is_short_and_opens_with_its_duty(path):
+    source = path.read_text()
+    assert source.count("\n") <= MAX_LINES
+    assert not source.strip() or ast.get_docstring(ast.parse(source)), "a file opens with its duty and its limit"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if room_of(p) != "commands"], ids=relative)
+def test_only_commands_print(path):
+    prints = [
+        node.lineno
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+    assert not prints, f"{relative(path)}: print on lines {prints}; use logging"
+
+
+def loaded_after(code):
+    """The top-level modules in a fresh interpreter that has run `code`."""
+    listing = "; import sys; sys.stdout.write(' '.join({m.split('.')[0] for m in sys.modules}))"
+    ran = subprocess.run([sys.executable, "-c", code + listing], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(ran.stdout.split())
+
+
+def test_cpu_path_imports_neither_torch_nor_triton():
+    """Every module that is not a GPU kernel, imported one after the other."""
+    modules = [
+        ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for p in FILES
+        if room_of(p) != "kernels"
+    ]
+    loaded = loaded_after("import " + ", ".join(modules))
+    assert "numba" in loaded, "the CPU path was not imported at all"
+    assert not loaded & {"torch", "triton", "transformers", "gguf"}
+
+
+def test_import_rocforge_is_light():
+    loaded = loaded_after("import rocforge")
+    assert not loaded & {"torch", "triton", "numba", "numpy", "click", "rich"}
+
+
+def test_command_line_imports_no_kernels():
+    """What --help pays for: click, and neither numpy nor Numba."""
+    assert not loaded_after("import rocforge.cli") & {"torch", "triton", "numba", "numpy", "rich", "llvmlite"}
