@@ -6,13 +6,14 @@ import sys
 import click
 
 from rocforge.commands import verbose
+from rocforge.probe import CHOICES
 
 
 @click.command()
 @click.option("-m", "--model", metavar="FILE", help="A GGUF file; the built-in model if left out.")
 @click.option("-c", "--context", type=click.IntRange(min=1), help="Tokens that a sequence may have.")
 @click.option("--tokens", type=click.IntRange(min=1), default=1, show_default=True, help="Tokens in the step shown.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True)
+@click.option("--device", type=click.Choice(CHOICES), default="auto", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @verbose
 def explain(model: str | None, context: int | None, tokens: int, device: str, as_json: bool) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import resource
 import secrets
 import sys
 import time
@@ -15,6 +14,8 @@ from rocforge.commands import verbose
 from rocforge.commands.progress import Progress
 from rocforge.engine.request import Sampling
 from rocforge.errors import RequestError
+from rocforge.probe import CHOICES, choose
+from rocforge.probe.cpu import peak_resident_bytes
 
 CANCELLED = 130  # as a shell counts a program that Ctrl-C ended
 
@@ -49,7 +50,7 @@ def sampling_options(command: Callable) -> Callable:
 @sampling_options
 @click.option("-c", "--context", type=click.IntRange(min=1), help="Tokens that prompt and text may have.")
 @click.option("-t", "--threads", type=click.IntRange(min=1), help="CPU threads; default: all that may be used.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", help="What to run on.")
+@click.option("--device", type=click.Choice(CHOICES), default="auto", help="What to run on.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of the text.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but the text.")
 @verbose
@@ -88,11 +89,10 @@ def generate(
         if not quiet:
             click.echo(line, err=True)
 
-    from rocforge.llm import LLM
-    from rocforge.probe.device import choose
-
     start_s = time.perf_counter()
     say(str(choose(device, threads)))
+    from rocforge.llm import LLM  # brings Numba: not before every fault that needs no model has been told
+
     with contextlib.ExitStack() as stack:
         progress = None if quiet else stack.enter_context(Progress())
         llm = stack.enter_context(LLM(model, device=device, context=context, threads=threads, progress=progress))
@@ -156,7 +156,7 @@ def prompt_tokens(llm, text: str | None, chat: bool | None, system: str | None, 
     if text is None:
         return llm.tokenize("")  # what begins a text, and nothing else
     if chat is None:
-        chat = llm.chat_template is not None or system is not None
+        chat = llm.has_chat_template or system is not None
         if chat:
             say("the prompt is put into the model's chat template; --raw goes on with the text as it is")
     if not chat:
@@ -164,7 +164,8 @@ def prompt_tokens(llm, text: str | None, chat: bool | None, system: str | None, 
     messages = [{"role": "user", "content": text}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
-    return llm.chat_tokens(messages)
+    # The template writes BOS and the control tokens itself.
+    return llm.tokenize(llm.render_chat(messages), add_special=False, parse_special=True)
 
 
 def _write(text: str) -> None:
@@ -233,7 +234,7 @@ class Run:
                 "prompt_tokens_per_s": self.prompt_rate,
                 "generated_tokens_per_s": self.rate,
             },
-            "peak_memory_bytes": peak_memory_bytes(),
+            "peak_memory_bytes": peak_resident_bytes(),
             "device": {"kind": llm.device.kind, "name": llm.device.name, "reason": llm.device.reason},
             "model": str(llm.path),
             "seed": seed,
@@ -248,11 +249,5 @@ class Run:
         return (
             f"prompt: {len(self.prompt)} tokens{at(self.prompt_rate)}; text: {self.n_tokens} tokens{at(self.rate)}; "
             f"first token after {self.first_s:.2f} s (loading {self.load_s:.2f} s); "
-            f"peak memory {peak_memory_bytes() / 2**20:,.0f} MiB; ended by {self.finish_reason}; seed {seed}"
+            f"peak memory {peak_resident_bytes() / 2**20:,.0f} MiB; ended by {self.finish_reason}; seed {seed}"
         )
-
-
-def peak_memory_bytes() -> int:
-    """The most memory that this process has had resident, mapped files included."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # man getrusage: bytes on macOS, KiB on Linux

@@ -6,6 +6,8 @@ import json
 import click
 
 from rocforge.commands import verbose
+from rocforge.probe import choose
+from rocforge.probe.gpu import find_gpus
 
 
 @click.command()
@@ -13,9 +15,6 @@ from rocforge.commands import verbose
 @verbose
 def probe(as_json: bool) -> None:
     """Print the devices that are here, and which one would be used."""
-    from rocforge.probe.device import choose
-    from rocforge.probe.gpu import find_gpus
-
     device, gpus = choose("auto"), find_gpus()
     if as_json:
         found = {"device": dataclasses.asdict(device), "gpus": [dataclasses.asdict(gpu) for gpu in gpus]}

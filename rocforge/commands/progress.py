@@ -14,6 +14,7 @@ class Progress:
 
     def __init__(self):
         self._start_s = time.perf_counter()
+        self._on_terminal = sys.stderr.isatty()  # asked now: a bar puts itself in stderr's place
         self._shown = {}  # stage: its task in the bar
         self._bar = None
 
@@ -27,7 +28,7 @@ class Progress:
     def __call__(self, stage: str, done: int, total: int) -> None:
         if time.perf_counter() - self._start_s < _PATIENCE_S or done == total and stage not in self._shown:
             return
-        if sys.stderr.isatty():
+        if self._on_terminal:
             self._show(stage, done, total)
         elif stage not in self._shown:
             self._shown[stage] = None

@@ -17,9 +17,10 @@ ELEMENT = {
     "i64": ir.IntType(64),
     "f16": ir.HalfType(),
     "f32": ir.FloatType(),
+    "f64": ir.DoubleType(),
 }
 # Integers of every width are int64 in a kernel: Numba makes a float of a sum of signed and unsigned.
-SCALAR = {"i8": types.int64, "i16": types.int64, "i32": types.int64, "i64": types.int64, "f32": types.float32}
+SCALAR = {"i8": types.int64, "i16": types.int64, "i32": types.int64, "i64": types.int64, "f32": types.float32, "f64": types.float64}
 I1, I8, I32, I64, F16, F32 = ir.IntType(1), *(ELEMENT[e] for e in ("i8", "i32", "i64", "f16", "f32"))
 
 
@@ -136,13 +137,13 @@ def store(n, element):
 
 
 def load_scalar(element):
-    """-> intrinsic(address) -> the number there, integers widened to int64; `f32 i8 u8 i16 u16 i32 u32 i64`."""
+    """-> intrinsic(address) -> the number there, integers widened to int64; `f32 f64 i8 u8 i16 u16 i32 u32 i64`."""
     signed = element.replace("u", "i")
     llvm = ELEMENT[signed]
 
     def emit(b, a):
         x = b.load(pointer(b, a, llvm), align=1)
-        if signed in ("f32", "i64"):
+        if signed in ("f32", "f64", "i64"):
             return x
         return b.sext(x, I64) if element == signed else b.zext(x, I64)
 
@@ -372,26 +373,31 @@ scale_halves = instruction(i16x32, (i8x32, types.int64, types.int64), _scale32)
 # ---- activations to 8 bits
 
 
-def _largest(b, x, y):
-    absolute = lambda v: call(b, "llvm.fabs.v16f32", v.type, [v.type], [v])
-    largest = lambda v, w: call(b, f"llvm.maxnum.v{v.type.count}f32", v.type, [v.type] * 2, [v, w])
-    both = largest(absolute(x), absolute(y))
-    for width in (8, 4, 2, 1):
-        undefined = ir.Constant(both.type, ir.Undefined)
-        both = largest(shuffle(b, both, undefined, range(width)), shuffle(b, both, undefined, range(width, 2 * width)))
-    return b.extract_element(both, I32(0))
-
-
-# (x, y) -> the largest absolute value among the lanes of both
-largest_of = instruction(types.float32, (f32x16, f32x16), _largest)
-
-
 def _rounded(b, x, inverse):
     scaled = b.fmul(x, spread(b, inverse, 16))
     even = call(b, "llvm.roundeven.v16f32", x.type, [x.type], [scaled])
     return b.fptosi(even, i32x16.llvm)
 
 
+def _largest_lane(b, x):
+    for width in (8, 4, 2, 1):
+        undefined = ir.Constant(x.type, ir.Undefined)
+        low, high = shuffle(b, x, undefined, range(width)), shuffle(b, x, undefined, range(width, 2 * width))
+        x = call(b, f"llvm.maxnum.v{width}f32", low.type, [low.type] * 2, [low, high])
+    return b.extract_element(x, I32(0))
+
+
+largest_lane = instruction(types.float32, (f32x16,), _largest_lane)
+first_lane = instruction(types.float32, (f32x16,), lambda b, x: b.extract_element(x, I32(0)))
+
+
+def _largest_of(b, x, y):
+    absolute = lambda v: call(b, "llvm.fabs.v16f32", v.type, [v.type], [v])
+    return _largest_lane(b, call(b, "llvm.maxnum.v16f32", x.type, [x.type] * 2, [absolute(x), absolute(y)]))
+
+
+# (x, y) -> the largest absolute value among the lanes of both
+largest_of = instruction(types.float32, (f32x16, f32x16), _largest_of)
 # (x, inverse) -> x * inverse to the nearest integer, halves to even, as int32
 rounded = instruction(i32x16, (f32x16, types.float32), _rounded)
 sum_i32 = instruction(
@@ -401,6 +407,32 @@ store_bytes = instruction(
     None, (types.intp, i32x16),
     lambda b, a, x: b.store(b.trunc(x, ir.VectorType(I8, 16)), pointer(b, a, ir.VectorType(I8, 16)), align=1),
 )
+
+
+# ---- exp
+
+
+def _exp(b, x):
+    """e^x for 16 lanes: 2^n * e^r with |r| <= ln 2 / 2, e^r by its Taylor series to r^7 (relative
+    remainder 5e-9). Below -87 it is 0, above 88 it stays at e^88."""
+    vector = x.type
+    splat_ = lambda value: constant(16, "f32", [value] * 16)
+    fused = lambda *xs: call(b, "llvm.fma.v16f32", vector, [vector] * 3, xs)
+    tiny = b.fcmp_ordered("<", x, splat_(-87.0))
+    x = call(b, "llvm.minnum.v16f32", vector, [vector] * 2, [x, splat_(88.0)])
+    x = call(b, "llvm.maxnum.v16f32", vector, [vector] * 2, [x, splat_(-87.0)])
+    n = call(b, "llvm.roundeven.v16f32", vector, [vector], [b.fmul(x, splat_(1.4426950408889634))])
+    # ln 2 in two parts, the first with so few bits that n times it is exact.
+    r = fused(n, splat_(-0.693359375), x)
+    r = fused(n, splat_(2.12194440e-4), r)
+    total = splat_(1 / 5040)
+    for factor in (1 / 720, 1 / 120, 1 / 24, 1 / 6, 1 / 2, 1.0, 1.0):
+        total = fused(total, r, splat_(factor))
+    exponent = b.shl(b.add(b.fptosi(n, i32x16.llvm), constant(16, "i32", [127] * 16)), constant(16, "i32", [23] * 16))
+    return b.select(tiny, splat_(0.0), b.fmul(total, b.bitcast(exponent, vector)))
+
+
+exp16 = instruction(f32x16, (f32x16,), _exp)
 
 
 # ---- memory for the length of a kernel

@@ -3,6 +3,7 @@
 Knows no requests and no text. There is one program for each (T, R), recorded when first needed.
 """
 
+import mmap
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,8 @@ from rocforge.plan.ir import Columns, Frequencies, Op, Plan, Value, Weight
 
 # Programs kept: decode at a few batch sizes and the prefill chunks of recent prompts.
 _PROGRAMS = 64
+# Bytes between two reports of progress while the file is read.
+_PAGE_IN_BYTES = 64 << 20
 
 Progress = Callable[[str, int, int], None]
 
@@ -53,6 +56,20 @@ class Runner:
             kernel.compile()
         if progress and missing:
             progress("compile", len(missing), len(missing))
+
+    def page_in(self, progress: Progress | None = None) -> None:
+        """Touch every page of the mapped weights, so that the first step finds them in memory."""
+        total, done = sum(w.n_bytes for w in self.plan.weights), 0
+        for weight in self.plan.weights:
+            flat = self._file.data(weight.name).reshape(-1)
+            for start in range(0, len(flat), _PAGE_IN_BYTES):
+                if progress:
+                    progress("load", done, total)
+                part = flat[start : start + _PAGE_IN_BYTES]
+                part[:: mmap.PAGESIZE].max()
+                done += len(part)
+        if progress:
+            progress("load", total, total)
 
     def run(self, batch: Batch) -> np.ndarray:
         """float32 [R, V]: the logits of the batch's rows; a view that holds until the next run."""

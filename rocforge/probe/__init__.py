@@ -1,0 +1,5 @@
+"""Which devices are here and which one is used. Knows no models."""
+
+from rocforge.probe.device import CHOICES, Device, choose
+
+__all__ = ["CHOICES", "Device", "choose"]

@@ -4,6 +4,8 @@ import functools
 import math
 import os
 import platform
+import resource
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +67,18 @@ def available_bytes(root: Path = Path("/")) -> int:
     else:
         free_bytes = int(system) * 1024
     return int(max(0, min([free_bytes, *(_room(group) for group in _cgroups("memory", root))])))
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is resident now, mapped files included."""
+    words = _words(Path("/proc/self/statm"))
+    return int(words[1]) * os.sysconf("SC_PAGE_SIZE") if words else peak_resident_bytes()
+
+
+def peak_resident_bytes() -> int:
+    """The most memory that this process has had resident at once, mapped files included."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # man getrusage: bytes on macOS, KiB on Linux
 
 
 def _name(root: Path) -> str:

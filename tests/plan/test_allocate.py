@@ -79,7 +79,7 @@ def test_any_plan_is_packed_without_overlap(plan):
 
 def test_too_little_memory_is_refused_with_the_numbers():
     _, plan = build_plan(model_file())
-    with pytest.raises(CapacityError, match=r"context of 4096 tokens needs .* MiB .* --context"):
+    with pytest.raises(CapacityError, match=r"context of 4096 tokens needs 2 MiB of KV cache .* 1 MiB are free; .*--context"):
         allocate(
             fuse(plan), tokens=64, rows=4, sequences=2, context=4096, weights_bytes=0, available_bytes=1 << 20
         )

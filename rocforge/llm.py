@@ -1,0 +1,255 @@
+"""The public API: a model file becomes an LLM that answers. Holds the parts together; computes nothing."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from rocforge.engine.engine import Engine
+from rocforge.engine.request import Completion, Request, Sampling
+from rocforge.engine.runner import Runner
+from rocforge.engine.sampler import Sampler
+from rocforge.engine.scheduler import Batch, Scheduler
+from rocforge.errors import CapacityError, RequestError
+from rocforge.gguf.chat import render_chat
+from rocforge.gguf.reader import open_gguf
+from rocforge.gguf.tokenizer import Tokenizer
+from rocforge.models import build_plan
+from rocforge.plan.allocate import allocate
+from rocforge.plan.fuse import fuse
+from rocforge.plan.ir import PAGE
+from rocforge.plan.place import place
+from rocforge.probe import choose
+
+BUILTIN = Path(__file__).parent / "assets" / "builtin.gguf"
+
+# Tokens of KV cache where neither the caller nor the model asks for less.
+DEFAULT_CONTEXT = 4096
+# Most memory for one step's logits: what bounds the rows of LLM.logits and of a batch.
+LOGITS_BYTES = 32 << 20
+
+Prompt = "str | Sequence[int]"
+
+
+@dataclass
+class Chunk:
+    """A piece of a streamed answer; `finish_reason` is None until the last."""
+
+    text: str
+    tokens: list[int]
+    finish_reason: str | None = None
+
+
+class LLM:
+    """A model, ready to answer. A context manager; `close()` frees memory and threads.
+
+    `path` is a GGUF file (any part of a split one), or None for the built-in model. `device` is
+    auto, cpu or gpu. `context` is the tokens of KV cache, shared by the sequences that run at once
+    (at most `sequences`); None takes the model's own, up to 4096. A prompt is computed in chunks of
+    `chunk_tokens`. `kv_format` is f16 or f32. `progress(stage, done, total)` is called while the
+    file is loaded (bytes) and kernels are compiled (kernels).
+
+    Raises ModelError for a file that cannot be run, DeviceError for a device that is not there,
+    CapacityError where memory does not suffice, RequestError for a parameter out of its range.
+    """
+
+    def __init__(
+        self,
+        path: "str | os.PathLike | None" = None,
+        *,
+        device: str = "auto",
+        context: int | None = None,
+        threads: int | None = None,
+        sequences: int = 8,
+        chunk_tokens: int = 512,
+        kv_format: str = "f16",
+        progress: Callable[[str, int, int], None] | None = None,
+    ):
+        for name, value in {"context": context, "threads": threads, "sequences": sequences, "chunk_tokens": chunk_tokens}.items():
+            if value is not None and value < 1:
+                raise RequestError(f"{name} is {value}; it must be at least 1")
+        if kv_format not in ("f16", "f32"):
+            raise RequestError(f"kv_format is {kv_format!r}; f16 and f32 are known")
+        self._lock = threading.RLock()
+        self._closed = False
+        self.device = choose(device)
+        if threads is not None:
+            self.device = replace(self.device, threads=threads)
+        self.path = Path(path) if path is not None else BUILTIN
+        self._file = open_gguf(self.path)
+        try:
+            self.tokenizer = Tokenizer.from_metadata(self._file.metadata, self.path)
+            self.config, plan = build_plan(self._file, kv_format)
+            self.context = min(context or DEFAULT_CONTEXT, self.config.context) if context is None else context
+            self.plan = place(fuse(plan), self.device)
+            self._build(sequences, chunk_tokens, progress)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _build(self, sequences: int, chunk_tokens: int, progress) -> None:
+        from rocforge.cpu.backend import LAUNCHERS, Backend
+        from rocforge.probe.cpu import resident_bytes
+
+        chunk = max(min(chunk_tokens, self.context), sequences)
+        rows = max(sequences, min(chunk, LOGITS_BYTES // (4 * self.config.vocab_size)))
+        # One sequence more than the scheduler has: `logits` computes in it.
+        self._spare_sequence = sequences
+        needs = {"tokens": chunk, "rows": rows, "sequences": sequences + 1, "context": self.context}
+        needs |= {"weights_bytes": self._file.n_bytes, "available_bytes": self.device.memory_bytes}
+        memory = allocate(self.plan, **needs)
+        self._runner = Runner(self.plan, memory, self._file, Backend(self.device.threads), LAUNCHERS)
+        try:
+            self._runner.reserve()
+            self._runner.prepare(progress)
+            taken = memory.arena_bytes + memory.kv_bytes
+            self.memory = replace(memory, runtime_bytes=max(resident_bytes() - taken, 0))
+            self._runner.page_in(progress)
+        except BaseException:
+            self._runner.close()
+            raise
+        self._scheduler = Scheduler(
+            n_pages=memory.sizes["B"],
+            page_size=PAGE,
+            max_tokens=chunk,
+            max_sequences=sequences,
+            context=self.context,
+        )
+        self._engine = Engine(self._runner, self._scheduler, Sampler(), self.tokenizer)
+
+    # ---- text and tokens
+
+    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """Token ids of the text; `add_special` adds BOS and EOS as the model wants them, `parse_special`
+        reads control tokens written in the text as such."""
+        return self.tokenizer.encode(text, add_special=add_special, parse_special=parse_special)
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """The text of the ids; control tokens included."""
+        return self.tokenizer.decode(list(ids))
+
+    # ---- numbers
+
+    def logits(self, tokens: Sequence[int]) -> np.ndarray:
+        """float32 [T, V]: for each token, the logits of the one after it.
+
+        Raises RequestError for no tokens or an id outside of the vocabulary, CapacityError where
+        the KV cache has no room for them beside what is running.
+        """
+        ids = np.asarray(self._checked(tokens), np.int32)
+        if len(ids) > self.context:
+            raise CapacityError(f"{len(ids)} tokens do not fit into the context of {self.context}; raise it")
+        with self._lock, self._scheduler.borrow_pages(-(-len(ids) // PAGE)) as pages:
+            sizes = self._runner.memory.sizes
+            table = np.zeros((sizes["S"], sizes["P"]), np.int32)
+            table[self._spare_sequence, : len(pages)] = pages
+            out = np.empty((len(ids), self.config.vocab_size), np.float32)
+            step = min(sizes["T"], sizes["R"])
+            for start in range(0, len(ids), step):
+                part = ids[start : start + step]
+                positions = np.arange(start, start + len(part), dtype=np.int32)
+                where = np.full(len(part), self._spare_sequence, np.int32)
+                batch = Batch(part, positions, where, table, np.arange(len(part), dtype=np.int32), [])
+                out[start : start + len(part)] = self._runner.run(batch)
+        return out
+
+    # ---- generation
+
+    def generate(self, prompt, sampling: Sampling | None = None) -> "Completion | list[Completion]":
+        """Answer a prompt (text or token ids), or each of a list of prompts, all of them at once.
+
+        Raises RequestError and CapacityError as `stream` does, before anything is computed.
+        """
+        many = isinstance(prompt, (list, tuple)) and not all(isinstance(p, (int, np.integer)) for p in prompt)
+        prompts = list(prompt) if many else [prompt]
+        requests = []
+        try:
+            for p in prompts:
+                requests.append(self._add(p, sampling))
+            while any(not r.finished for r in requests):
+                self._step()
+        finally:
+            for r in requests:
+                self._cancel(r)
+        completions = [r.completion() for r in requests]
+        return completions if many else completions[0]
+
+    def stream(self, prompt, sampling: Sampling | None = None) -> Iterator[Chunk]:
+        """The answer piece by piece. Closing the iterator cancels the request and frees its pages.
+
+        Raises RequestError for an empty prompt or a token outside of the vocabulary, CapacityError
+        for a prompt that does not fit into the context.
+        """
+        return self._chunks(self._add(prompt, sampling))
+
+    def chat(self, messages: list[dict], sampling: Sampling | None = None, stream: bool = False):
+        """Answer a conversation, [{"role": "user", "content": ...}, ...], with the model's own template.
+
+        Raises ModelError where the model has none, RequestError where it refuses the messages.
+        """
+        prompt = self.tokenize(self.render_chat(messages), parse_special=True, add_special=False)
+        return self.stream(prompt, sampling) if stream else self.generate(prompt, sampling)
+
+    def render_chat(self, messages: list[dict]) -> str:
+        """The conversation as the text that the model was trained on, BOS included."""
+        return render_chat(self._file.metadata, self.tokenizer, messages, self.path)
+
+    # ---- the end
+
+    def close(self) -> None:
+        """Free memory, threads and the file. What is running is cancelled."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._engine.close()
+                self._runner.close()
+                self._file.close()
+
+    def __enter__(self) -> "LLM":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    # ---- steps
+
+    def _checked(self, tokens: Sequence[int]) -> list[int]:
+        if self._closed:
+            raise RequestError("this LLM is closed")
+        ids = [int(t) for t in tokens]
+        if not ids:
+            raise RequestError("the prompt is empty: it has no tokens")
+        bad = next((t for t in ids if not 0 <= t < self.config.vocab_size), None)
+        if bad is not None:
+            raise RequestError(f"token {bad} is outside of the vocabulary of {self.config.vocab_size}")
+        return ids
+
+    def _add(self, prompt, sampling: Sampling | None) -> Request:
+        tokens = self._checked(self.tokenize(prompt) if isinstance(prompt, str) else prompt)
+        with self._lock:
+            return self._engine.add(tokens, sampling or Sampling())
+
+    def _step(self) -> None:
+        with self._lock:
+            self._engine.step()
+
+    def _cancel(self, request: Request) -> None:
+        with self._lock:
+            if not self._closed:
+                self._engine.cancel(request)
+
+    def _chunks(self, request: Request) -> Iterator[Chunk]:
+        try:
+            while True:
+                while (piece := request.take()) is not None:
+                    yield Chunk(*piece)
+                    if piece[2] is not None:
+                        return
+                if self._closed:
+                    raise RequestError("this LLM was closed while it answered")
+                self._step()
+        finally:
+            self._cancel(request)
