@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
+# -qq: errors only.
+PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
 
 .PHONY: demo test clean
 
@@ -27,4 +28,4 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
 	@echo "installing into $(VENV), with what the tests need ..."
 	$(PIP) install --editable '.[test]'
-	@touch $@
+	@touch $@ $(VENV)/.installed

@@ -113,6 +113,7 @@ def test_help_and_no_arguments_list_the_commands(run):
         (["generate", "-n", "-3", "a"], "-3"),
         (["generate", ""], "the prompt is empty"),
         (["generate", "-m", "model.gguf"], "there is no prompt"),
+        (["generate", "--system", "Be kind."], "there is no prompt"),
         (["generate", "-f", "absent.txt"], "--file absent.txt: No such file"),
         (["generate", "-f", "."], "--file .: Is a directory"),
         (["generate", "-f", "absent.txt", "a"], "two prompts"),
@@ -201,7 +202,7 @@ def test_prompt_from_argument_file_and_stdin(run, llm, tmp_path, monkeypatch):
 def test_without_a_prompt_the_built_in_model_begins(run, llm, monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
-    for stdin in (io.StringIO(""), terminal):
+    for stdin in (io.StringIO(""), terminal, None):
         monkeypatch.setattr(sys, "stdin", stdin)
         assert run("generate")[0] == 0
         assert llm.made[-1].prompt == [1]
@@ -217,11 +218,13 @@ def test_options_reach_the_model(run, llm):
         "--repetition-penalty": 1.5,
         "--frequency-penalty": 0.75,
         "--presence-penalty": 0.625,
+        "--penalty-window": 32,
         "--seed": 11,
     }
     flat = [str(word) for pair in arguments.items() for word in pair]
     run("generate", "a", *flat, "--stop", "x", "--stop", "y", "--ignore-eos", "-c", "64", "-t", "3", "-m", "some.gguf")
     fields = {name.removeprefix("--").replace("-", "_"): value for name, value in arguments.items()}
+    assert {*fields, "stop", "ignore_eos"} == {field.name for field in dataclasses.fields(Sampling)}
     model = llm.made[0]
     assert model.sampling == Sampling(**fields, stop=("x", "y"), ignore_eos=True)
     assert (model.path, model.context, model.device.threads) == ("some.gguf", 64, 3)
@@ -275,6 +278,14 @@ def test_ctrl_c_while_loading(run, llm):
     assert code == 130 and out == "" and "Traceback" not in err
 
 
+def test_a_letter_that_the_terminal_lacks_does_not_end_the_text(llm, monkeypatch):
+    llm.pieces = ("naïve →", " end")
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="iso-8859-1")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    assert cli.main(["generate", "-q", "a"]) == 0
+    assert stdout.buffer.getvalue() == b"na\xefve ? end\n"
+
+
 # ---- progress
 
 
@@ -311,7 +322,8 @@ def test_a_slow_load_says_so_once_a_stage(monkeypatch, clock):
             progress("load", done, 4)
         for done in range(4):
             progress("compile", done, 4)
-    assert sys.stderr.getvalue().splitlines() == ["loading the model ...", "compiling kernels, once for this machine ..."]
+    lines = sys.stderr.getvalue().splitlines()
+    assert lines == ["loading the model ...", "compiling kernels, once for this machine ..."]
 
 
 def test_a_slow_load_shows_a_bar_on_a_terminal(monkeypatch):

@@ -30,25 +30,28 @@ STRANGERS = ({"kernels", "cpu"},)  # on one floor, and yet not to import each ot
 
 
 def room_of(path):
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return parts[0]
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def imported_rooms(path):
-    """(room, line) of every import from this package, those within functions included."""
+def imports(path):
+    """(dotted name, line) of every import of a file, those within functions included."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: relative import"
             # `from rocforge import x` is of a room x, or of a public name.
             names = [f"rocforge.{a.name}" for a in node.names] if node.module == "rocforge" else [node.module]
-        else:
-            continue
-        for name in names:
-            parts = name.split(".")
-            if parts[0] == "rocforge":
-                yield (parts[1] if len(parts) > 1 and parts[1] in FLOOR else "__init__"), node.lineno
+            yield from ((name, node.lineno) for name in names)
+
+
+def imported_rooms(path):
+    """(room, line) of every import from this package."""
+    for name, line in imports(path):
+        package, _, rest = name.partition(".")
+        if package == "rocforge":
+            room = rest.split(".")[0]
+            yield (room if room in FLOOR else "__init__"), line
 
 
 def is_allowed(room, other):

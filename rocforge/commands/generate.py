@@ -32,6 +32,7 @@ def sampling_options(command: Callable) -> Callable:
         click.option("--repetition-penalty", default=default.repetition_penalty, help="Above 1: repeat less."),
         click.option("--frequency-penalty", default=default.frequency_penalty, help="Above 0: less of what was often."),
         click.option("--presence-penalty", default=default.presence_penalty, help="Above 0: less of what was at all."),
+        click.option("--penalty-window", default=default.penalty_window, help="Tokens that penalties look back on."),
         click.option("--seed", type=int, help="The same seed gives the same text; else a new one each time."),
         click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; any number of them."),
         click.option("--ignore-eos", is_flag=True, help="Go on after the model's end token."),
@@ -75,7 +76,7 @@ def generate(
     begins a story of its own.
     """
     text = read_prompt(prompt, file)
-    if text is None and model is not None:
+    if text is None and (model is not None or chat or system is not None):
         raise RequestError("there is no prompt: give PROMPT, --file, or text on stdin")
     if chat is False and system is not None:
         raise RequestError("--system has no place in --raw: the text goes to the model as it is")
@@ -101,7 +102,7 @@ def generate(
         run = Run(tokens, load_s)
         run.consume(llm.stream(tokens, settings), write=_discard if as_json else _write)
         if as_json:
-            click.echo(json.dumps(run.report(llm, settings.seed), ensure_ascii=False))
+            click.echo(json.dumps(run.report(llm, settings.seed)))
         elif not run.text.endswith("\n"):
             click.echo()
         say(run.summary(settings.seed))
@@ -120,7 +121,7 @@ def read_prompt(prompt: str | None, file: str | None) -> str | None:
         text = prompt
     elif file is not None:
         text = _read(file)
-    elif sys.stdin.isatty():
+    elif sys.stdin is None or sys.stdin.isatty():
         return None
     else:
         text = _read("-") or None  # an empty stdin is what a job without a terminal has
@@ -148,7 +149,9 @@ def _check_utf8(text: str | None) -> None:
         raise RequestError(f"{text!r}: character {error.start} is not UTF-8; give text in UTF-8") from None
 
 
-def prompt_tokens(llm, text: str | None, chat: bool | None, system: str | None, say: Callable[[str], None]) -> list[int]:
+def prompt_tokens(
+    llm, text: str | None, chat: bool | None, system: str | None, say: Callable[[str], None]
+) -> list[int]:
     """The tokens to go on from; says how they were made where there was a choice.
 
     A model with a chat template was made to be talked to: so that is the default for one.

@@ -1,0 +1,184 @@
+"""How a story is told: who is in it, and how templates become sentences. Has no plot of its own.
+
+A template holds {slots}, filled by `str.format` from the tale's facts, and <alternatives|like|these>.
+"""
+
+import random
+import re
+
+from story_words import (
+    ANIMALS, BAD_TRAITS, BOYS, COLOURS, ENDINGS, GIRLS, GOOD_TRAITS, HOMES, MIDDLES, ONSETS, PETS, PLACES,
+    RELATIVES, SEASONS, SIZES, THINGS, TRADES, VOWELS, WEATHERS, Person, Thing,
+)  # fmt: skip
+
+INVENTED_NAMES = 0.15  # the share of names that are made up of syllables
+
+_ALTERNATIVES = re.compile(r"<([^<>]*)>")
+_A_VOWEL = re.compile(r"\b([Aa]) (?=[aeiouAEIO])(?!one\b|uni|use)")
+# A sentence begins: at the start, after a full stop or a mark outside of quotes, after an opening quote.
+_START = re.compile(r'(?:^|[.!?]\s+|[.]"\s+|(?:^|\s)")([a-z])')
+_SPACES = re.compile(r" {2,}| (?=[.,!?])")
+
+
+class Tale:
+    """A story in the making: an rng, the facts so far, the sentences so far."""
+
+    def __init__(self, rng: random.Random):
+        self.rng = rng
+        self.facts: dict[str, object] = {}
+        self._parts: list[list[str]] = [[]]
+        self._names: set[str] = set()
+
+    # ---- telling
+
+    def pick(self, options):
+        """One of them, each as likely."""
+        return options[int(self.rng.random() * len(options))]
+
+    def chance(self, share: float) -> bool:
+        return self.rng.random() < share
+
+    def set(self, **facts) -> None:
+        """Fix facts; a text is expanded now, with the facts so far."""
+        for name, value in facts.items():
+            self.facts[name] = self.text(value) if isinstance(value, str) else value
+
+    def text(self, template: str) -> str:
+        """The template with its alternatives drawn and its slots filled."""
+        while "<" in template:
+            template = _ALTERNATIVES.sub(lambda m: self.pick(m[1].split("|")), template)
+        return template.format(**self.facts)
+
+    def say(self, *options: str) -> None:
+        """Add one of the templates to the story."""
+        self._parts[-1].append(self.text(self.pick(options)))
+
+    def maybe(self, *options: str) -> None:
+        """Add one of the templates, or none."""
+        if self.chance(0.5):
+            self.say(*options)
+
+    def part(self) -> None:
+        """Begin a new paragraph."""
+        self._parts.append([])
+
+    def finish(self) -> str:
+        """The story: capitals where sentences begin, "an" before vowels, paragraphs apart."""
+        return "\n\n".join(_polish(" ".join(part)) for part in self._parts if part)
+
+    # ---- casting
+
+    def name(self, gender: str) -> str:
+        """A name that nobody in this tale has."""
+        while True:
+            if self.chance(INVENTED_NAMES):
+                parts = (ONSETS, VOWELS, MIDDLES, ENDINGS[gender])
+                name = "".join(self.pick(p) for p in parts).capitalize()
+            else:
+                name = self.pick(GIRLS if gender == "f" else BOYS)
+            if name not in self._names:
+                self._names.add(name)
+                return name
+
+    def child(self, slot: str = "h", traits: dict[str, str] = GOOD_TRAITS) -> None:
+        """A child with a trait; the first one's home and season come along."""
+        gender = self.pick("fm")
+        self.set(**{slot: Person(self.name(gender), gender)})
+        trait = self.pick(tuple(traits))
+        self.set(trait=trait, home=self.pick(HOMES))
+        self.set(does=traits[trait].replace("{h", "{" + slot))
+
+    def friend(self, slot: str = "f") -> None:
+        """Another child; usually of the other gender, so that "she" and "he" stay clear."""
+        other = {"f": "m", "m": "f"}[self.facts["h"].gender]
+        gender = other if self.chance(0.8) else self.facts["h"].gender
+        self.set(**{slot: Person(self.name(gender), gender)})
+
+    def relative(self, slot: str = "r") -> None:
+        self.set(**{slot: self.pick(RELATIVES)})
+
+    def trade(self, slot: str = "p") -> None:
+        """A grown-up with a trade: "the baker", a different one for each slot."""
+        taken = {str(v) for v in self.facts.values()}
+        trade = self.pick([x for x in TRADES if f"the {x}" not in taken])
+        self.set(**{slot: Person(f"the {trade}", "m" if trade.endswith("man") else self.pick("fm"), trade)})
+
+    def pet(self, slot: str = "pet", kinds: tuple[str, ...] = ("dog", "cat", "puppy", "kitten")) -> None:
+        name = self.pick([n for n in PETS if n not in self._names])
+        self._names.add(name)
+        self.set(**{slot: Person(name, self.pick("fm"), self.pick(kinds))})
+
+    def beasts(self, *slots: str) -> None:
+        """Animals of different kinds that talk and have names; `h_kind` and so on hold the kind."""
+        for slot, kind in zip(slots, self.rng.sample(ANIMALS, len(slots))):
+            gender = self.pick("fm")
+            self.set(**{slot: Person(self.name(gender), gender, kind.noun), slot + "_kind": kind})
+
+    def thing(self, slot: str = "t", nouns: tuple[str, ...] = ()) -> None:
+        kinds = [x for x in THINGS if x.noun in nouns] if nouns else THINGS
+        found: Thing = self.pick(kinds)
+        look = self.pick(COLOURS if self.chance(0.75) or found.plural else SIZES)
+        self.set(**{slot: found.looking(look)})
+
+    def scene(self, *only: str) -> None:
+        """Season, weather and a place (one of `only`, by its name, where given), and what follows from them."""
+        season = self.pick(tuple(SEASONS))
+        weather = WEATHERS[self.pick(SEASONS[season])]
+        place = self.pick([p for p in PLACES if p.the in only] if only else PLACES)
+        lively = weather.adjective in ("sunny", "windy")
+        spots = self.rng.sample(place.spots, 3)
+        self.set(season=season, weather=weather, place=place, spot=spots[0], spot2=spots[1], spot3=spots[2])
+        self.set(seen=self.pick(weather.seen), sight=self.pick(place.sights if lively else weather.ground))
+        self.set(beast=self.pick(place.animals))
+
+    # ---- beats that many plots share
+
+    def meet(self) -> None:
+        """Who the story is about."""
+        self.say(
+            "Once upon a time, there was a {trait} {h.child} <named|called> {h} who lived in {home}.",
+            "Once upon a time, in {home}, there lived a {trait} {h.child} <named|called> {h}.",
+            "In {home} lived a {trait} {h.child} <named|called> {h}.",
+            "{h} was a {trait} {h.child} who lived in {home}.",
+            "There was once a {trait} {h.child} whose name was {h}. {h.He} lived in {home}.",
+            "Long ago, a {h.child} <named|called> {h} lived in {home}.",
+            "Once there was a {h.child} <named|called> {h}, and {h.he} was very {trait}.",
+        )
+        self.maybe(
+            "{h.He} {does}.",
+            "{h} {does}, and so everybody called {h.him} {trait}.",
+            "Everybody knew that {h.he} {does}.",
+        )
+
+    def day(self) -> None:
+        """A day begins, and {h} goes to the place."""
+        self.say(
+            "One {weather.adjective} <morning|day|afternoon> in {season}, {h} <went|walked> to {place.the}.",
+            "One {season} <morning|day|afternoon>, {h} was {place.at}, and {seen}.",
+            "It was a {weather.adjective} day in {season}, and {h} was {place.at}.",
+            "One {weather.adjective} {season} day, {h} wanted to play {place.at}.",
+            "One <morning|day>, {seen}, and {h} <went|ran> to {place.the}.",
+        )
+        self.maybe("{sight}.")
+
+    def home_again(self) -> None:
+        """The evening of a day out, under the day's weather."""
+        self.set(evening=self.pick(self.facts["weather"].home))
+        self.maybe("at home, {evening}.", "in the evening, {evening}.")
+
+    def good_night(self) -> None:
+        """A last sentence that fits any happy end."""
+        self.maybe(
+            "That night, {h} fell asleep with a smile.",
+            "That evening, {h} went to bed tired and happy.",
+            "And {h} dreamed of it all night long.",
+            "It was the best day that {h} could remember.",
+            "And if nobody has told {h} to stop, {h.he} is smiling still.",
+            "The end.",
+        )
+
+
+def _polish(text: str) -> str:
+    text = _SPACES.sub(lambda m: "" if m[0] == " " else " ", text)
+    text = _A_VOWEL.sub(r"\1n ", text)
+    return _START.sub(lambda m: m[0][:-1] + m[1].upper(), text)
