@@ -14,7 +14,7 @@ from rocforge.engine.runner import Runner
 from rocforge.engine.sampler import Sampler
 from rocforge.engine.scheduler import Batch, Scheduler
 from rocforge.errors import CapacityError, RequestError
-from rocforge.gguf.chat import render_chat
+from rocforge.gguf.chat import TEMPLATE_KEY, find_template, render_chat
 from rocforge.gguf.reader import open_gguf
 from rocforge.gguf.tokenizer import Tokenizer
 from rocforge.models import build_plan
@@ -30,8 +30,6 @@ BUILTIN = Path(__file__).parent / "assets" / "builtin.gguf"
 DEFAULT_CONTEXT = 4096
 # Most memory for one step's logits: what bounds the rows of LLM.logits and of a batch.
 LOGITS_BYTES = 32 << 20
-
-Prompt = "str | Sequence[int]"
 
 
 @dataclass
@@ -68,22 +66,20 @@ class LLM:
         kv_format: str = "f16",
         progress: Callable[[str, int, int], None] | None = None,
     ):
-        for name, value in {"context": context, "threads": threads, "sequences": sequences, "chunk_tokens": chunk_tokens}.items():
+        for name, value in {"context": context, "sequences": sequences, "chunk_tokens": chunk_tokens}.items():
             if value is not None and value < 1:
                 raise RequestError(f"{name} is {value}; it must be at least 1")
         if kv_format not in ("f16", "f32"):
             raise RequestError(f"kv_format is {kv_format!r}; f16 and f32 are known")
         self._lock = threading.RLock()
         self._closed = False
-        self.device = choose(device)
-        if threads is not None:
-            self.device = replace(self.device, threads=threads)
+        self.device = choose(device, threads)
         self.path = Path(path) if path is not None else BUILTIN
         self._file = open_gguf(self.path)
         try:
             self.tokenizer = Tokenizer.from_metadata(self._file.metadata, self.path)
             self.config, plan = build_plan(self._file, kv_format)
-            self.context = min(context or DEFAULT_CONTEXT, self.config.context) if context is None else context
+            self.context = context or min(DEFAULT_CONTEXT, self.config.context)
             self.plan = place(fuse(plan), self.device)
             self._build(sequences, chunk_tokens, progress)
         except BaseException:
@@ -190,12 +186,20 @@ class LLM:
 
         Raises ModelError where the model has none, RequestError where it refuses the messages.
         """
-        prompt = self.tokenize(self.render_chat(messages), parse_special=True, add_special=False)
+        prompt = self.tokenize(self.render_chat(messages), add_special=False, parse_special=True)
         return self.stream(prompt, sampling) if stream else self.generate(prompt, sampling)
 
+    @property
+    def has_chat_template(self) -> bool:
+        return bool(self._file.metadata.get(TEMPLATE_KEY))
+
     def render_chat(self, messages: list[dict]) -> str:
-        """The conversation as the text that the model was trained on, BOS included."""
-        return render_chat(self._file.metadata, self.tokenizer, messages, self.path)
+        """The conversation as the text that the model was trained on, with the BOS that it wants in front."""
+        t = self.tokenizer
+        bos, eos = (self.detokenize([i]) if i is not None else "" for i in (t.bos_id, t.eos_id))
+        template = find_template(self._file.metadata, self.path)
+        text = render_chat(template, messages, bos_token=bos, eos_token=eos, source=f"{self.path}: the chat template")
+        return bos + text if t.add_bos and not text.startswith(bos) else text
 
     # ---- the end
 

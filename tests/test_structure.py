@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 
 import pytest
 
@@ -62,6 +63,10 @@ def relative(path):
     return str(path.relative_to(ROOT))
 
 
+def dotted(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
 def test_every_room_has_a_floor():
     assert {room_of(p) for p in FILES} <= FLOOR.keys()
 
@@ -76,6 +81,29 @@ def test_imports_point_down(path):
 def test_the_rule_itself():
     assert is_allowed("engine", "plan") and is_allowed("plan", "models") and is_allowed("cpu", "gguf")
     assert not is_allowed("plan", "engine") and not is_allowed("cpu", "kernels") and not is_allowed("errors", "probe")
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    """A cycle works or fails by which module is imported first. Imports within functions do not count."""
+    modules = {dotted(path): path for path in FILES}
+    graph = {}
+    for module, path in modules.items():
+        graph[module] = set()
+        for node in ast.parse(path.read_text()).body:
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            for name in names:
+                # Importing a.b.c imports a and a.b too, except where they are being imported already.
+                parts = name.split(".")
+                graph[module] |= {".".join(parts[:n]) for n in range(1, len(parts) + 1)} & modules.keys()
+        graph[module] -= {module} | {package for package in modules if module.startswith(f"{package}.")}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" <- ".join(error.args[1]))
 
 
 @pytest.mark.parametrize("path", FILES, ids=relative)
@@ -104,11 +132,7 @@ def loaded_after(code):
 
 def test_cpu_path_imports_neither_torch_nor_triton():
     """Every module that is not a GPU kernel, imported one after the other."""
-    modules = [
-        ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        for p in FILES
-        if room_of(p) != "kernels"
-    ]
+    modules = [dotted(path) for path in FILES if room_of(path) != "kernels"]
     loaded = loaded_after("import " + ", ".join(modules))
     assert "numba" in loaded, "the CPU path was not imported at all"
     assert not loaded & {"torch", "triton", "transformers", "gguf"}

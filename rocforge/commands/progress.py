@@ -10,10 +10,10 @@ _PATIENCE_S = 1.0
 
 
 class Progress:
-    """Called with (stage, done, total); shows a bar on a terminal, else a line a stage, after a second."""
+    """Called with (stage, done, total); a stage that takes over a second gets a bar on a terminal, else a line."""
 
     def __init__(self):
-        self._start_s = time.perf_counter()
+        self._start_s = {}  # stage: when it was first heard of
         self._on_terminal = sys.stderr.isatty()  # asked now: a bar puts itself in stderr's place
         self._shown = {}  # stage: its task in the bar
         self._bar = None
@@ -26,7 +26,8 @@ class Progress:
             self._bar.stop()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        if time.perf_counter() - self._start_s < _PATIENCE_S or done == total and stage not in self._shown:
+        now_s = time.perf_counter()
+        if now_s - self._start_s.setdefault(stage, now_s) < _PATIENCE_S or done == total and stage not in self._shown:
             return
         if self._on_terminal:
             self._show(stage, done, total)

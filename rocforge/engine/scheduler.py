@@ -87,7 +87,7 @@ class Scheduler:
                 if request.slot is None or (todo == 1) != decoding or not budget:
                     continue
                 n = min(todo, budget)
-                if self._grow(request, n, planned):
+                if self._grow(request, n):
                     planned.append((request, n))
                     budget -= n
         while self._waiting and self._slots and budget:
@@ -99,7 +99,7 @@ class Scheduler:
             request.slot = self._slots.pop()
             self._running.append(request)
             n = min(len(request.tokens), budget)
-            self._grow(request, n, planned)
+            self._grow(request, n)
             planned.append((request, n))
             budget -= n
         # A request that was planned may have been thrown out by an older one that came later.
@@ -129,7 +129,7 @@ class Scheduler:
     def _pages_for(self, n_tokens: int) -> int:
         return -(-n_tokens // self.page_size)
 
-    def _grow(self, request: Request, n: int, planned: list[tuple[Request, int]]) -> bool:
+    def _grow(self, request: Request, n: int) -> bool:
         """Pages for n more tokens, taken from younger requests if need be; False if its own turn is lost."""
         missing = self._pages_for(request.computed + n) - len(request.pages)
         while missing > self.pool.n_free:

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from rocforge.gguf.formats import Q8_BLOCK, Q8_SUM_BLOCK, Format
-from rocforge.models.config import Rope
+from rocforge.plan.rope import Rope
 
 Shape = tuple["int | str", ...]
 
