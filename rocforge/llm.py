@@ -15,14 +15,16 @@ from rocforge.engine.sampler import Sampler
 from rocforge.engine.scheduler import Batch, Scheduler
 from rocforge.errors import CapacityError, RequestError
 from rocforge.gguf.chat import TEMPLATE_KEY, find_template, render_chat
-from rocforge.gguf.reader import open_gguf
+from rocforge.gguf.reader import GGUFFile, open_gguf
 from rocforge.gguf.tokenizer import Tokenizer
 from rocforge.models import build_plan
-from rocforge.plan.allocate import allocate
+from rocforge.models.config import ModelConfig
+from rocforge.plan.allocate import Memory, allocate
 from rocforge.plan.fuse import fuse
-from rocforge.plan.ir import PAGE
+from rocforge.plan.ir import PAGE, Plan
 from rocforge.plan.place import place
-from rocforge.probe import choose
+from rocforge.probe import Device, choose
+from rocforge.probe.cpu import resident_bytes
 
 BUILTIN = Path(__file__).parent / "assets" / "builtin.gguf"
 
@@ -32,6 +34,55 @@ DEFAULT_CONTEXT = 4096
 LOGITS_BYTES = 32 << 20
 
 
+@dataclass(frozen=True)
+class Design:
+    """What is decided of a model before any of it is computed. The file is open."""
+
+    file: GGUFFile
+    device: Device
+    config: ModelConfig
+    plan: Plan
+    memory: Memory
+    context: int
+
+
+def draw(
+    path: "str | os.PathLike | None",
+    device: str = "auto",
+    context: int | None = None,
+    threads: int | None = None,
+    sequences: int = 8,
+    chunk_tokens: int = 512,
+    kv_format: str = "f16",
+) -> Design:
+    """File to plan to memory, with the arguments and the errors of LLM; reads no weights and takes no memory."""
+    for name, value in {"context": context, "sequences": sequences, "chunk_tokens": chunk_tokens}.items():
+        if value is not None and value < 1:
+            raise RequestError(f"{name} is {value}; it must be at least 1")
+    if kv_format not in ("f16", "f32"):
+        raise RequestError(f"kv_format is {kv_format!r}; f16 and f32 are known")
+    chosen = choose(device, threads)
+    file = open_gguf(path if path is not None else BUILTIN)
+    try:
+        config, plan = build_plan(file, kv_format)
+        plan = place(fuse(plan), chosen)
+        context = context or min(DEFAULT_CONTEXT, config.context)
+        chunk = max(min(chunk_tokens, context), sequences)
+        memory = allocate(
+            plan,
+            tokens=chunk,
+            rows=max(sequences, min(chunk, LOGITS_BYTES // (4 * config.vocab_size))),
+            sequences=sequences + 1,
+            context=context,
+            weights_bytes=file.n_bytes,
+            available_bytes=chosen.memory_bytes,
+        )
+    except BaseException:
+        file.close()
+        raise
+    return Design(file, chosen, config, plan, memory, context)
+
+
 @dataclass
 class Chunk:
     """A piece of a streamed answer; `finish_reason` is None until the last."""
@@ -39,6 +90,25 @@ class Chunk:
     text: str
     tokens: list[int]
     finish_reason: str | None = None
+
+
+class Stream(Iterator[Chunk]):
+    """The pieces of one answer. `close()`, or letting go of it, cancels what has not ended."""
+
+    def __init__(self, llm: "LLM", request: Request):
+        self._llm, self._request = llm, request
+
+    def __next__(self) -> Chunk:
+        while (piece := self._request.take()) is None:
+            if self._request.finished:
+                raise StopIteration
+            self._llm._step()
+        return Chunk(*piece)
+
+    def close(self) -> None:
+        self._llm._cancel(self._request)
+
+    __del__ = close
 
 
 class LLM:
@@ -66,43 +136,26 @@ class LLM:
         kv_format: str = "f16",
         progress: Callable[[str, int, int], None] | None = None,
     ):
-        for name, value in {"context": context, "sequences": sequences, "chunk_tokens": chunk_tokens}.items():
-            if value is not None and value < 1:
-                raise RequestError(f"{name} is {value}; it must be at least 1")
-        if kv_format not in ("f16", "f32"):
-            raise RequestError(f"kv_format is {kv_format!r}; f16 and f32 are known")
         self._lock = threading.RLock()
         self._closed = False
-        self.device = choose(device, threads)
-        self.path = Path(path) if path is not None else BUILTIN
-        self._file = open_gguf(self.path)
+        design = draw(path, device, context, threads, sequences, chunk_tokens, kv_format)
+        self._file, self.path, self.device = design.file, design.file.path, design.device
+        self.config, self.plan, self.context = design.config, design.plan, design.context
         try:
             self.tokenizer = Tokenizer.from_metadata(self._file.metadata, self.path)
-            self.config, plan = build_plan(self._file, kv_format)
-            self.context = context or min(DEFAULT_CONTEXT, self.config.context)
-            self.plan = place(fuse(plan), self.device)
-            self._build(sequences, chunk_tokens, progress)
+            self._build(design.memory, sequences, progress)
         except BaseException:
             self._file.close()
             raise
 
-    def _build(self, sequences: int, chunk_tokens: int, progress) -> None:
+    def _build(self, memory: Memory, sequences: int, progress) -> None:
         from rocforge.cpu.backend import LAUNCHERS, Backend
-        from rocforge.probe.cpu import resident_bytes
 
-        chunk = max(min(chunk_tokens, self.context), sequences)
-        rows = max(sequences, min(chunk, LOGITS_BYTES // (4 * self.config.vocab_size)))
-        # One sequence more than the scheduler has: `logits` computes in it.
-        self._spare_sequence = sequences
-        needs = {"tokens": chunk, "rows": rows, "sequences": sequences + 1, "context": self.context}
-        needs |= {"weights_bytes": self._file.n_bytes, "available_bytes": self.device.memory_bytes}
-        memory = allocate(self.plan, **needs)
         self._runner = Runner(self.plan, memory, self._file, Backend(self.device.threads), LAUNCHERS)
         try:
-            self._runner.reserve()
             self._runner.prepare(progress)
-            taken = memory.arena_bytes + memory.kv_bytes
-            self.memory = replace(memory, runtime_bytes=max(resident_bytes() - taken, 0))
+            # What the process holds before the model's own memory is taken, kernels included.
+            self.memory = replace(memory, runtime_bytes=resident_bytes())
             self._runner.page_in(progress)
         except BaseException:
             self._runner.close()
@@ -110,10 +163,12 @@ class LLM:
         self._scheduler = Scheduler(
             n_pages=memory.sizes["B"],
             page_size=PAGE,
-            max_tokens=chunk,
+            max_tokens=memory.sizes["T"],
             max_sequences=sequences,
             context=self.context,
         )
+        # One sequence more than the scheduler has: `logits` computes in it.
+        self._spare_sequence = sequences
         self._engine = Engine(self._runner, self._scheduler, Sampler(), self.tokenizer)
 
     # ---- text and tokens
@@ -173,13 +228,13 @@ class LLM:
         completions = [r.completion() for r in requests]
         return completions if many else completions[0]
 
-    def stream(self, prompt, sampling: Sampling | None = None) -> Iterator[Chunk]:
+    def stream(self, prompt, sampling: Sampling | None = None) -> Stream:
         """The answer piece by piece. Closing the iterator cancels the request and frees its pages.
 
         Raises RequestError for an empty prompt or a token outside of the vocabulary, CapacityError
         for a prompt that does not fit into the context.
         """
-        return self._chunks(self._add(prompt, sampling))
+        return Stream(self, self._add(prompt, sampling))
 
     def chat(self, messages: list[dict], sampling: Sampling | None = None, stream: bool = False):
         """Answer a conversation, [{"role": "user", "content": ...}, ...], with the model's own template.
@@ -238,22 +293,11 @@ class LLM:
 
     def _step(self) -> None:
         with self._lock:
+            if self._closed:
+                raise RequestError("this LLM was closed while it answered")
             self._engine.step()
 
     def _cancel(self, request: Request) -> None:
         with self._lock:
             if not self._closed:
                 self._engine.cancel(request)
-
-    def _chunks(self, request: Request) -> Iterator[Chunk]:
-        try:
-            while True:
-                while (piece := request.take()) is not None:
-                    yield Chunk(*piece)
-                    if piece[2] is not None:
-                        return
-                if self._closed:
-                    raise RequestError("this LLM was closed while it answered")
-                self._step()
-        finally:
-            self._cancel(request)

@@ -1,8 +1,10 @@
 """The command line with a stand-in for the model: what is asked of it, what is printed where, which exit code."""
 
 import dataclasses
+import importlib
 import io
 import json
+import logging
 import sys
 from types import SimpleNamespace
 
@@ -14,6 +16,7 @@ from rocforge.commands.progress import Progress
 from rocforge.engine.request import Sampling
 from rocforge.errors import ModelError
 from rocforge.probe.device import choose
+from rocforge.probe.gpu import GPU
 
 
 class FakeLLM:
@@ -143,8 +146,6 @@ def test_an_error_of_the_model_is_one_line(run, llm):
 
 
 def test_verbose_before_and_after_the_command(run, llm):
-    import logging
-
     for arguments in (["-v", "generate", "a"], ["generate", "-v", "a"]):
         logging.getLogger("rocforge").setLevel(logging.WARNING)
         assert run(*arguments)[0] == 0
@@ -333,3 +334,20 @@ def test_a_slow_stage_shows_a_bar_on_a_terminal(monkeypatch):
             progress("compile", done, 4)
     shown = sys.stderr.getvalue()
     assert "compiling kernels" in shown and " 75%" in shown
+
+
+# ---- probe
+
+
+@pytest.mark.parametrize("gpus", [(), (GPU("AMD", "gfx1100"),)], ids=["no GPU", "gfx1100"])
+def test_probe_tells_what_would_be_used_and_why(run, monkeypatch, gpus):
+    for module in ("rocforge.probe.device", "rocforge.commands.probe"):
+        monkeypatch.setattr(importlib.import_module(module), "find_gpus", lambda: gpus)
+    device = choose("auto")
+    code, out, err = run("probe")
+    assert code == 0 and not err
+    assert device.name in out and device.reason in out and ("gfx1100" in out) == bool(gpus)
+    found = json.loads(run("probe", "--json")[1])
+    assert found["gpus"] == [dataclasses.asdict(gpu) for gpu in gpus]
+    assert (found["device"]["kind"], found["device"]["threads"]) == ("cpu", device.threads)
+    assert found["device"]["reason"] == device.reason and found["device"]["isa"] == list(device.isa)

@@ -19,12 +19,12 @@ def lost_and_found(t: Tale) -> None:
     t.set(mishap=t.pick(t.facts["weather"].mishap), state=FOUND_STATE[t.facts["weather"].adjective])
     t.meet()
     t.say(
-        "{h} had {t.a}, which {h.his} {r.kind} {t.made}.",
+        "<{h}|{h.He}> had {t.a}, which {h.his} {r.kind} {t.made}.",
         "The best thing that {h} owned was {t.a}. {h.His} {r.kind} {t.made} {t.them}." if "bought" not in t.facts["t"].made
         else "The best thing that {h} owned was {t.a}, a present from {h.his} {r.kind}.",
-        "For {h.his} birthday, {h} had been given {t.a}, which {h.his} {r.kind} {t.made}.",
+        "For {h.his} birthday, {h.he} had been given {t.a}, which {h.his} {r.kind} {t.made}.",
     )
-    t.say("{h.He} loved to {t.use}.", "{h} liked to {t.use}, and never wanted to be without {t.them}.")
+    t.say("{h.He} loved to {t.use}.", "{h.He} liked to {t.use}, and never wanted to be without {t.them}.")
     t.part()
     t.day()
     t.say("{h.He} took the {t} along.", "of course, the {t.noun} came along too.", "{h.He} had the {t} in {h.his} bag.")
@@ -55,7 +55,7 @@ def lost_and_found(t: Tale) -> None:
     t.part()
     t.home_again()
     t.say(
-        "{h} told {h.his} {r.kind} everything. {r} <smiled|laughed> and <cleaned|brushed> the {t.noun} until {t.it} looked like new.",
+        "{h.He} told {h.his} {r.kind} everything. {r} <smiled|laughed> and <cleaned|brushed> the {t.noun} until {t.it} looked like new.",
         "\"What you love, you must look after,\" said {r}, and {h} promised to be more careful.",
         "From that day on, {h} always <held on to {t.them} tightly|looked twice before going home>.",
     )
@@ -102,7 +102,7 @@ def _passer_by_finds(t: Tale) -> None:
 
 SKILLS = (
     # to do, who fails how, the advice, doing it right, who is shown
-    ("whistle", "only air came out", "Make your lips small and round, and blow softly", "a clear, high note rang out", "The birds whistled back"),
+    ("whistle", "only air came out", "make your lips small and round, and blow softly", "a clear, high note rang out", "The birds whistled back"),
     ("swim", "{h.he} swallowed water and coughed", "Lie on the water as if it were your bed", "the water carried {h.him}", "Even the ducks seemed surprised"),
     ("skate", "{h.he} fell down again and again", "Bend your knees and look ahead, not down", "{h.he} was gliding over the ice like a bird", "{h.His} cheeks were red with joy"),
     ("ride a bicycle", "{h.he} wobbled and tumbled into a bush", "Keep your eyes on the road and do not stop pedalling", "the wheels ran straight, all the way down the lane", "The wind blew through {h.his} hair"),
@@ -124,9 +124,9 @@ def wish_for_a_skill(t: Tale) -> None:
     t.set(fails=fails, advice=advice, works=works, after=after)
     t.meet()
     t.say(
-        "More than anything, {h} wanted to learn to {skill}.",
+        "More than anything, {h.he} wanted to learn to {skill}.",
         "{h} had one great wish: {h.he} wanted to {skill}.",
-        "All {h.his} friends could {skill}, but {h} could not.",
+        "All {h.his} friends could {skill}, but {h.he} could not.",
     )
     t.say("{h.His} friend {f} could do it <already|very well>.", "{f}, {h.his} best friend, had learned it last year.")
     t.part()
@@ -152,8 +152,8 @@ def wish_for_a_skill(t: Tale) -> None:
     )
     t.part()
     t.say(
-        "{h} did what {teacher} had said. {h.He} practised every day for {days}.",
-        "So {h} practised. {h.He} practised in the morning and in the evening, for {days}.",
+        "{h} did as {teacher} had said and practised every day for {days}.",
+        "So {h.he} practised. {h.He} practised in the morning and in the evening, for {days}.",
     )
     t.say("Every day it went a little better.", "Some days were good and some were bad, but {h.he} did not give up.")
     t.say("And then, one day, {works}.", "After {days}, all at once, {works}.")
@@ -168,14 +168,14 @@ def wish_for_a_skill(t: Tale) -> None:
 
 
 QUARRELS = (
-    ("build a raft", "{h} wanted a sail, but {f} wanted oars", "a raft with a sail and two oars", "it floated all the way across the pond"),
-    ("paint a big picture", "{h} wanted to paint the sea, but {f} wanted to paint the mountains", "a picture of mountains beside the sea", "it was hung up in the school"),
-    ("build a tree house", "{h} wanted a round window, but {f} wanted a rope ladder", "a tree house with a round window and a rope ladder", "there was room in it for everybody"),
-    ("put on a play", "{h} wanted a play about pirates, but {f} wanted one about a queen", "a play about a pirate queen", "the whole village came to see it"),
-    ("bake a cake", "{h} wanted apples in it, but {f} wanted nuts", "a cake with apples and nuts", "not one crumb was left"),
-    ("make a song", "{h} wanted it to be loud and fast, but {f} wanted it to be soft and slow", "a song that began softly and ended loudly", "everybody in the street sang along"),
-    ("plant a garden", "{h} wanted flowers, but {f} wanted beans", "a garden with flowers between the beans", "the bees and the cooks were happy with it"),
-    ("build a snowman", "{h} wanted it to look like a king, but {f} wanted it to look like a bear", "a bear of snow with a crown on its head", "people came from far away to look at it"),
+    ("build a raft", "{h} wanted a sail, and {f} wanted oars", "a raft with a sail and two oars", "it floated all the way across the pond"),
+    ("paint a big picture", "{h} wanted to paint the sea, and {f} wanted to paint the mountains", "a picture of mountains beside the sea", "it was hung up in the school"),
+    ("build a tree house", "{h} wanted a round window, and {f} wanted a rope ladder", "a tree house with a round window and a rope ladder", "there was room in it for everybody"),
+    ("put on a play", "{h} wanted a play about pirates, and {f} wanted one about a queen", "a play about a pirate queen", "the whole village came to see it"),
+    ("bake a cake", "{h} wanted apples in it, and {f} wanted nuts", "a cake with apples and nuts", "not one crumb was left"),
+    ("make a song", "{h} wanted it to be loud and fast, and {f} wanted it to be soft and slow", "a song that began softly and ended loudly", "everybody in the street sang along"),
+    ("plant a garden", "{h} wanted flowers, and {f} wanted beans", "a garden with flowers between the beans", "the bees and the cooks were happy with it"),
+    ("build a snowman", "{h} wanted it to look like a king, and {f} wanted it to look like a bear", "a bear of snow with a crown on its head", "people came from far away to look at it"),
 )  # fmt: skip
 
 
@@ -253,16 +253,16 @@ def gift(t: Tale) -> None:
     t.set(present=present, stuff=stuff, make=make, trouble=trouble, mended=mended, thanks=thanks)
     t.set(noun=present.split(" ", 1)[1], when=t.pick(("in three days", "tomorrow", "on Sunday", "in a week")))
     t.meet()
-    t.say("{h.His} {r.kind}'s birthday was {when}, but {h} had no money for a present.", "{h} wanted to give {h.his} {r.kind} something for {r.his} birthday, but {h.his} pockets were empty.")
+    t.say("{h.His} {r.kind}'s birthday was {when}, but {h.he} had no money for a present.", "{h.He} wanted to give {h.his} {r.kind} something for {r.his} birthday, but {h.his} pockets were empty.")
     t.say(
         "{h} looked around the house and found {stuff}. That gave {h.him} an idea.",
-        "Then {h} remembered the {stuff} in the <attic|shed|cupboard>.".replace("the paint", "the paint").replace("the an ", "the "),
+        "Then {h.he} opened the <old chest|drawer|cupboard> and saw {stuff}.",
     )
     t.say('"I will {make} {present}," {h.he} <said|thought>.', "{h.He} decided to {make} {present}.")
     t.part()
     t.say("{h} worked <until it was dark|the whole afternoon|in secret, behind the closed door>.", "{h} began at once and worked very carefully.")
     t.say("But then {trouble}.", "Everything went well until {trouble}.")
-    t.say('"Now it is spoiled!" cried {h}.', "{h} could have cried.", '"What shall I do now?" sighed {h}.')
+    t.say('"What a pity!" cried {h}.', "{h} could have cried.", '"What shall I do now?" sighed {h}.')
     t.say("{h.His} friend {f} came to see what the matter was.", "Luckily, {h.his} friend {f} was there.")
     t.say("{mended}.", '"Do not worry," said {f}. And {mended}.')
     t.say("Now it was even <better|more beautiful> than before.", "Nobody could see that anything had gone wrong.")
@@ -300,19 +300,19 @@ def baking(t: Tale) -> None:
     t.meet()
     t.say("{why}, and so {h} wanted to bake {cake}.", "{why}. \"I will bake {cake},\" said {h}.")
     t.say("{h.He} took {fruit}, {others} and put everything on the table.", "On the table lay {fruit}, {others}.")
-    t.say("But when {h.he} looked for the {missing}, there was none left.".replace("was none", "were none" if missing == "eggs" else "was none"), "Only the {missing} <could not be found|could be found nowhere>.")
+    t.say("But when {h.he} looked for {missing}, the shelf was empty.", "Only the {missing} <could not be found|could be found nowhere>.")
     t.say('"Without {missing} I cannot bake {cake}," said {h}.', '"What now? It will not work without {missing}," {h} thought.')
     t.part()
     t.say("So {h} ran across the street to {p}.", "{h} put on {h.his} shoes and ran to {p}.")
     t.say('"Could you give me some {missing}, please?" {h.he} asked.', '"Please, do you have some {missing}?" {h.he} asked.')
     favour = t.pick((("carry in some wood", "carried in the wood"), ("sweep the yard", "swept the yard"), ("feed my hens", "fed the hens"), ("fetch some water from the well", "fetched the water"), ("find my glasses", "found the glasses on {p.his} own nose")))  # fmt: skip
     t.set(do=favour[0], did=favour[1])
-    t.say('"Gladly," said {p}, "If you help me to {do}."', '"I have plenty," said {p}. "But first, will you {do}?"')
+    t.say('"Gladly," said {p}, "if you help me to {do}."', '"I have plenty," said {p}. "But first, will you {do}?"')
     t.say("{h} {did}, and {p} gave {h.him} the {missing}.", "So {h} {did}. Then {p} filled {h.his} basket with {missing}.")
     t.part()
     t.say("At home, {h} mixed everything in the big bowl and put it into the oven.", "{h} hurried home, stirred the dough with a wooden spoon and put it into the hot oven.")
     t.say("Soon a wonderful smell filled the <house|kitchen>.", "{h} sat in front of the oven and <watched the dough rise|counted the minutes>.")
-    t.say("But the first piece was a little burnt, because {h} had <looked out of the window|listened to a song> too long.", "At last the {noun} was <golden and warm|round and brown>.") if t.chance(0.3) else t.say("At last the {noun} was <golden and warm|round and brown>.")
+    t.say("At last the {noun} was <golden and warm|brown and sweet>.", "One side was a little burnt, but the {noun} was <golden and warm|brown and sweet>.")
     t.say("{h} cut it into <six|eight|ten|twelve> pieces.", "Everybody sat down at the table.")
     t.say('The first piece was for {p}, "because without you there would be no {noun}," said {h}.', "{h} invited {f} and {p}, and {r} came too.", "{h} took a big piece to {p}, who had helped.")
     t.say('"This is the best {noun} in the world," said {r}.', "{f} ate three pieces and could not move any more.", '"What is the secret?" asked {f}. "A neighbour," said {h}, and laughed.')
@@ -339,7 +339,7 @@ def growing(t: Tale) -> None:
     t.set(giver=t.pick((t.facts["r"], t.facts["p"])))
     t.meet()
     t.say("One spring day, {giver} gave {h.him} a <tiny|small|little> brown seed.", "In spring, {giver} put a single seed into {h.his} hand.")
-    t.say('"What is it?" asked {h}. "Plant it and wait," said {giver}, "And you will see."', '"Inside it sleeps {plant}," said {giver}.', '"It does not look like much," said {h}. "Nobody does at first," said {giver}.')
+    t.say('"What is it?" asked {h}. "Plant it and wait," said {giver}, "and you will see."', '"Inside it sleeps {plant}," said {giver}.', '"It does not look like much," said {h}. "Nobody does at first," said {giver}.')
     t.say("{h} dug a hole in the <garden|earth beside the door>, laid the seed into it and covered it with earth.", "{h} filled a big pot with earth and pushed the seed in with {h.his} thumb.")
     t.say("{h.He} watered it every <morning|evening>.", "Each day, {h.he} gave it a little water.")
     t.part()
@@ -347,14 +347,14 @@ def growing(t: Tale) -> None:
     t.say('"It is dead," said {h}.', '"Perhaps it has forgotten to grow," said {h}.', "{h} wanted to dig it up again to see what was wrong.")
     t.say('"Be patient," said {r}. "The roots come first, and roots cannot be seen."', '"It is busy under the earth," said {r}. "Give it time."')
     t.say("Then it rained for a whole night, and in the morning the sun shone.", "Then came three warm days, one after the other.")
-    t.say("And look, a tiny green <leaf|tip> was sticking out of the earth!", "And when {h} came out, there stood a small green shoot!")
+    t.say("And look, a tiny green <leaf|tip> was sticking out of the earth!", "and when {h} came out, there stood a small green shoot!")
     t.part()
     t.set(care=t.pick(("chased away the snails", "tied it to a stick so that the wind could not break it", "pulled out the weeds around it", "put straw around it to keep it warm")))
     t.say("{h} {care}, and the plant grew and grew.", "It grew a little every day, and {h} {care}.")
     t.say("By the end of summer, it was {plant}, {grown}.", "At last it had become {plant}, {grown}.")
     t.say("{h} was so proud that {h.he} showed it to everybody.", '"All that was in the little seed?" asked {h}. "All that, and your patience too," said {r}.')
     t.say("And {end}.", "{end}.")
-    t.say("{h} kept one seed for the next spring.", "And one seed {h} gave to a child who had none.", "Since then, {h} knows that good things take time.")
+    t.say("{h} kept one seed for the next spring.", "and one seed {h} gave to a child who had none.", "Since then, {h} knows that good things take time.")
 
 
 NOISES = (
@@ -373,10 +373,10 @@ def night_fear(t: Tale) -> None:
     t.relative()
     t.pet()
     noise, fear, truth = t.pick(NOISES)
-    t.set(noise=noise, fear=fear, truth=truth, noun=fear.split(" ", 1)[1].split(" with")[0])
+    t.set(noise=noise, fear=fear, truth=truth, noun=fear.split()[1])
     t.meet()
-    t.say("But there was one thing that {h.he} did not like, and that was the dark.", "Only at night, {h} was sometimes afraid." if t.facts["trait"] != "brave" else "{h.He} had never been afraid, until one night.")
-    t.say("One night, {h} woke up, because there was {noise}.", "One night, when everybody was asleep, {h} heard something. It was {noise}.")
+    t.say("But there was one thing that {h.he} did not like, and that was the dark.", "Only at night, {h.he} was sometimes afraid." if t.facts["trait"] != "brave" else "{h.He} had never been afraid, until one night.")
+    t.say("One night, {h.he} woke up, because there was {noise}.", "One night, when everybody was asleep, {h} heard something. It was {noise}.")
     t.say('"What is that?" whispered {h}.', "{h.His} heart beat fast.", "{h} pulled the blanket over {h.his} head.")
     t.say('"It must be {fear}," thought {h}.', "In {h.his} mind {h} saw {fear}.", '"What if it is {fear}?" {h.he} thought.')
     t.say("There it was again, and this time it was louder.", "{h} held {h.his} breath, and there it was again.", "{h.He} lay as still as a stone and listened.")
@@ -384,11 +384,11 @@ def night_fear(t: Tale) -> None:
     t.say("At last, {h} could not bear it any longer. {h.He} lit the little lamp and got up.", '"I want to know," {h} said to {h.himself}, and put one foot on the cold floor, and then the other.', "{h} took {h.his} lamp in one hand and all {h.his} courage in the other.")
     t.say("Slowly, step by step, {h.he} went towards the sound.", "{h.His} knees were shaking, but {h.he} did not turn back.")
     t.say("{h.He} lifted the lamp. And what did {h.he} see? It was {truth}!", "The light fell on it, and {h} saw that it was only {truth}.")
-    t.say("There was no {noun} at all. {h} began to laugh.", '"You are no {noun}!" said {h}, and laughed until {h.his} belly hurt.', "And {h.he} had thought of {fear}! {h} had to laugh.")
+    t.say("There was no {noun} at all. {h} began to laugh.", '"You are no {noun}!" said {h}, and laughed until {h.his} belly hurt.', "and {h.he} had thought of {fear}! {h} had to laugh.")
     t.part()
     t.say("In the morning, {h} told {r} about it.", "The next day, {h} told the whole story at breakfast.")
     t.say('"The dark makes small things big," said {r}. "But a lamp makes them small again."', '"You were afraid, and you went to look," said {r}. "That is what being brave means."', '"Most monsters are like that when one comes close," said {r}.')
-    t.say("Since that night, {h} is not afraid of the dark any more.", "And the next night, when there was {noise}, {h} only smiled and went on sleeping.", "After that, {h} slept well, with the little lamp beside the bed.")
+    t.say("Since that night, {h} is not afraid of the dark any more.", "and the next night, when there was {noise}, {h} only smiled and went on sleeping.", "After that, {h} slept well, with the little lamp beside the bed.")
 
 
 RESCUES = (
@@ -425,12 +425,12 @@ def rescue(t: Tale) -> None:
         t.say('"Until it is strong again," said {r}. "Then it must choose for itself."', '"For some days," said {r}. "It has a home somewhere, just as you do."')
         t.say("{h} cared for it day and night. After <a week|ten days|two weeks>, the {noun} was strong again.")
         t.say("One morning, {h} opened the door. The {noun} looked back once, and then it was gone.", "So {h} took it back to where it had come from and let it go. {h.He} was glad and sad at once.")
-        t.say("But now and then, in the evening, the {noun} comes to visit.", "In spring, it came back, and it had three little ones with it.", "And every year, it comes back to the garden to say hello.")
+        t.say("But now and then, in the evening, the {noun} comes to visit.", "In spring, it came back, and it had three little ones with it.", "and every year, it comes back to the garden to say hello.")
     else:
         t.pet("n", (t.facts["noun"],))
         t.say('"If you look after it, it may stay," said {r}.', '{r} looked at the {noun}, and the {noun} looked at {r}. "Very well," said {r}.')
         t.say("{h} called it {n}. {n} slept in a basket beside {h.his} bed.", 'They gave it the name {n}, and {n} followed {h} everywhere.')
-        t.say("{h} fed {n} every morning before school.", "And when {h} was sad, {n} came and lay down beside {h.him}.")
+        t.say("{h} fed {n} every morning before school.", "and when {h} was sad, {n} came and lay down beside {h.him}.")
         t.say("So {h} had saved {n}, and {n} had given {h} a friend.", "Since then, the two of them have never been apart.")
 
 
@@ -458,7 +458,7 @@ def new_friend(t: Tale) -> None:
     t.part()
     t.say("{h} saw this and thought: how would I feel if I were all alone?", "{h} remembered how it feels to be alone.", "{h} could not enjoy the game, because {h.he} had to look at {f} again and again.")
     t.say('{h} went over and sat down next to {f.him}. "Would you like half of my apple?" {h.he} asked.', '"Do you want to play {game} with us?" asked {h}.', '{h} held out {h.his} hand. "I am {h}. Who are you?"')
-    t.say('{f} shook {f.his} head. "I do not know how," {f.he} whispered.', "{f} blushed and did not answer.", '"Perhaps," said {f} very quietly.')
+    t.say("{f} shook {f.his} head and said nothing.", "{f} blushed and did not answer.", '"Perhaps tomorrow," said {f} very quietly.')
     t.say("But {h} did not go away. {h.He} came back the next day, and the day after that.", '"Then tell me about {land}," said {h}. And slowly, word by word, {f} began to talk.')
     t.say("And so {h} found out that {f} could {talent}.", "One afternoon, {h} saw what nobody knew: {f} could {talent}.")
     t.part()
@@ -466,17 +466,17 @@ def new_friend(t: Tale) -> None:
     t.say("Then everybody {asked}.", "The children stood in a circle and {asked}.")
     t.say("{f} was afraid at first, but {h} nodded to {f.him}, and {f} began.", "{f} looked at {h}, took a deep breath and began.")
     t.say("When it was over, everybody clapped, and {f} smiled for the first time.", 'Everybody was amazed. "Will you teach us?" they asked.')
-    t.say("From then on, {f} was never alone at noon.", "And when they played {game} again, {f} was in the middle of it.", "Since that day, {h} and {f} have been best friends.")
-    t.say('"How did you do it?" asked {h.his} {r.kind}. "I only asked {f.him}," said {h}.', "And when another new child came, it was {f} who went over first.", "Sometimes, all that a friendship needs is half an apple and a little time.")
+    t.say("From then on, {f} was never alone at noon.", "and when they played {game} again, {f} was in the middle of it.", "Since that day, {h} and {f} have been best friends.")
+    t.say('"How did you do it?" asked {h.his} {r.kind}. "I only asked {f.him}," said {h}.', "and when another new child came, it was {f} who went over first.", "Sometimes, all that a friendship needs is half an apple and a little time.")
 
 
 BREAKAGES = (
-    ("a blue vase", "vase", "{h} was playing with a ball in the house", "it fell from the shelf and broke into pieces"),
-    ("a big window", "window", "{h} threw a stone to see how far it would fly", "it hit the glass, and the glass broke"),
-    ("a clock", "clock", "{h} wanted to see what was inside", "a little wheel jumped out and it stopped ticking"),
-    ("a teapot", "teapot", "{h} was dancing around the kitchen", "it slid from the table and lost its handle"),
-    ("a mirror", "mirror", "{h} was chasing the cat through the room", "it fell over and got a long crack"),
-    ("a flower pot", "flower pot", "{h} was climbing over the wall", "it tumbled down and broke in two"),
+    ("a blue vase", "vase", "{h} was playing with a ball in the house", "the vase fell from the shelf and broke into pieces"),
+    ("a big window", "window", "{h} threw a stone to see how far it would fly", "the stone hit the window, and the glass broke"),
+    ("a clock", "clock", "{h} wanted to see what was inside", "a little wheel jumped out, and the clock stopped ticking"),
+    ("a teapot", "teapot", "{h} was dancing around the kitchen", "the teapot slid from the table and lost its handle"),
+    ("a music box", "music box", "{h} was chasing a fly through the room", "the music box fell down and lost its lid"),
+    ("a flower pot", "flower pot", "{h} was climbing over the wall", "the flower pot tumbled down and broke in two"),
 )
 
 
@@ -488,11 +488,11 @@ def broken(t: Tale) -> None:
     t.set(a=a, noun=noun, doing=doing, breaks=breaks)
     t.meet()
     t.say("In the house of {h.his} {r.kind} there was {a}, which {r} liked very much.", "{h.His} {r.kind} had {a} and was very fond of it.")
-    t.say("One day, {doing}. Crash! {breaks}.".replace("Crash! {breaks}", "Then came a crash: {breaks}"), "One rainy afternoon, {doing}, and then it happened: {breaks}.")
-    t.say("{h} stood there and did not dare to breathe.", "For a moment, it was very quiet. {h} felt hot and cold.")
+    t.say("One day, {doing}. Then came a crash: {breaks}.", "One rainy afternoon, {doing}, and then it happened: {breaks}.")
+    t.say("{h} stood there and did not dare to breathe.", "for a moment, it was very quiet. {h} felt hot and cold.")
     t.say("Quickly, {h.he} hid the <pieces|traces> and ran to {h.his} room.", '"Nobody has seen it," thought {h}, and crept away.')
     t.part()
-    t.say('In the evening, {r} saw the {noun}. "Who did this?" asked {r}. "Perhaps it was {pet}," said {h}.', '"What has happened to my {noun}?" asked {r}. "I think that {pet} the {pet.kind} did it," said {h}.')
+    t.say('In the evening, {r} saw the {noun}. "Who did this?" asked {r}. "Perhaps it was {pet} the {pet.kind}," said {h}.', '"What has happened to my {noun}?" asked {r}. "I think that {pet} the {pet.kind} did it," said {h}.')
     t.say("So {pet} had to stay outside that night.", "{pet} was given no supper and looked at {h} with big eyes.")
     t.say("{h} lay in bed and could not sleep. {h.He} heard {pet} <crying|scratching> at the door.", "At supper, {h} could not eat a bite. There was a lump in {h.his} throat.")
     t.say("The lie grew heavier and heavier, like a stone.", "It was not {pet}'s fault, and {h} knew it.")
@@ -502,4 +502,4 @@ def broken(t: Tale) -> None:
     t.say('Then {r.he} said: "I am sad about the {noun}. But I am glad that you told me the truth."', '"A {noun} can be mended," {r.he} said at last. "A lie is much harder to mend. You have done it."')
     t.say("{h} opened the door, hugged {pet} and said sorry to {pet.him} too.", "First, {pet} was let in, and {h} gave {pet.him} the best piece from {h.his} own plate.")
     t.say("The next day, {r} and {h} mended the {noun} together. One could still see where it had been broken, but {r} said that {r.he} liked it even better so.", "Then they sat down together and mended the {noun}, and it took them the whole <day|Sunday>.", "To make up for it, {h} helped {r} in the garden for a whole week.")
-    t.say("And {h} slept well that night.", "And the stone on {h.his} heart was gone.", "Ever since, {h} has told the truth, even when it was hard.")
+    t.say("And {h} slept well that night.", "and the stone on {h.his} heart was gone.", "Ever since, {h} has told the truth, even when it was hard.")

@@ -15,8 +15,9 @@ INVENTED_NAMES = 0.15  # the share of names that are made up of syllables
 
 _ALTERNATIVES = re.compile(r"<([^<>]*)>")
 _A_VOWEL = re.compile(r"\b([Aa]) (?=[aeiouAEIO])(?!one\b|uni|use)")
-# A sentence begins: at the start, after a full stop or a mark outside of quotes, after an opening quote.
-_START = re.compile(r'(?:^|[.!?]\s+|[.]"\s+|(?:^|\s)")([a-z])')
+# A sentence begins: at the start, after a full stop or a mark outside of quotes, after an opening quote
+# (but not after a comma and a quote, where speech goes on).
+_START = re.compile(r'(?:^|[.!?]\s+|[.]"\s+|(?:^|(?<!,)\s)")([a-z])')
 _SPACES = re.compile(r" {2,}| (?=[.,!?])")
 
 
@@ -146,7 +147,7 @@ class Tale:
         )
         self.maybe(
             "{h.He} {does}.",
-            "{h} {does}, and so everybody called {h.him} {trait}.",
+            "{h.He} {does}, and everybody knew it.",
             "Everybody knew that {h.he} {does}.",
         )
 
@@ -156,7 +157,7 @@ class Tale:
             "One {weather.adjective} <morning|day|afternoon> in {season}, {h} <went|walked> to {place.the}.",
             "One {season} <morning|day|afternoon>, {h} was {place.at}, and {seen}.",
             "It was a {weather.adjective} day in {season}, and {h} was {place.at}.",
-            "One {weather.adjective} {season} day, {h} wanted to play {place.at}.",
+            "On a {weather.adjective} {season} day, {h} wanted to play {place.at}.",
             "One <morning|day>, {seen}, and {h} <went|ran> to {place.the}.",
         )
         self.maybe("{sight}.")
@@ -164,7 +165,7 @@ class Tale:
     def home_again(self) -> None:
         """The evening of a day out, under the day's weather."""
         self.set(evening=self.pick(self.facts["weather"].home))
-        self.maybe("at home, {evening}.", "in the evening, {evening}.")
+        self.maybe("when {h} came home, {evening}.")
 
     def good_night(self) -> None:
         """A last sentence that fits any happy end."""

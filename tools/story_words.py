@@ -163,7 +163,7 @@ TRADES = (
 ).split()
 
 COLOURS = "red blue green yellow purple white orange pink brown grey golden silver striped spotted".split()
-SIZES = ("small", "tiny", "big", "little", "round", "shiny")
+SIZES = ("small", "big", "little")
 
 THINGS = (
     Thing("kite", "had built from paper and thin sticks", "fly it in the wind"),
@@ -230,11 +230,11 @@ WEATHERS = {
     "sunny": Weather("sunny", ("the sun was shining", "the sky was blue", "there was not a cloud in the sky"),
                      ("the ground was warm and dry", "everything was bright"),
                      ("{h} was looking at a butterfly", "{h} stopped to eat some berries", "{h} fell asleep in the warm grass"),
-                     ("the evening was still warm", "the sky turned pink")),
+                     ("the air was still warm", "the sky turned pink")),
     "rainy": Weather("rainy", ("rain was falling", "the rain was drumming on the roofs", "grey clouds hung low"),
                      ("the ground was wet and muddy", "there were puddles everywhere"),
                      ("{h} slipped in the mud", "{h} jumped over a big puddle", "{h} ran to get out of the rain"),
-                     ("{h} hung up {h.his} wet coat", "{h} dried {h.his} wet hair by the fire")),
+                     ("{h.he} hung up {h.his} wet coat", "{h.he} dried {h.his} wet hair by the fire")),
     "windy": Weather("windy", ("the wind was blowing", "the wind was whistling around the house", "leaves were flying through the air"),
                      ("the branches were bending", "dust was whirling along the road"),
                      ("a strong gust of wind came", "the wind blew {h}'s hair into {h.his} eyes", "the wind pulled and pushed at {h}"),
@@ -242,7 +242,7 @@ WEATHERS = {
     "snowy": Weather("snowy", ("snow was falling", "everything was white", "big snowflakes were dancing in the air"),
                      ("the snow was deep and soft", "the paths were covered with snow"),
                      ("{h} slipped on the ice", "{h} tumbled into a deep drift of snow", "{h} stopped to build a little snowman"),
-                     ("{h} warmed {h.his} cold fingers by the stove", "{h} shook the snow from {h.his} boots")),
+                     ("{h.he} warmed {h.his} cold fingers by the stove", "{h.he} shook the snow from {h.his} boots")),
     "foggy": Weather("foggy", ("fog lay over the fields", "the whole world was grey and soft", "one could hardly see the next tree"),
                      ("everything was damp and silent", "the path was hard to see"),
                      ("{h} stumbled over a root in the fog", "{h} took the wrong path in the fog", "{h} turned around because of a strange sound"),
@@ -259,12 +259,12 @@ ANIMALS = (
     Animal("mouse", "a hole under the kitchen stairs", "cheese", "squeaked", "scurried"),
     Animal("fox", "a den under a fallen tree", "blackberries", "barked", "trotted"),
     Animal("bear", "a cave behind the waterfall", "honey", "growled", "lumbered"),
-    Animal("owl", "a hollow oak", "warm pie", "hooted", "flew"),
+    Animal("owl", "a hollow oak", "chestnuts", "hooted", "flew"),
     Animal("hedgehog", "a heap of dry leaves", "apples", "snuffled", "shuffled"),
     Animal("squirrel", "a nest high in a beech tree", "acorns", "chattered", "hopped"),
     Animal("tortoise", "a quiet corner of the garden", "lettuce", "mumbled", "crawled"),
     Animal("frog", "a pond full of lilies", "sweet plums", "croaked", "hopped"),
-    Animal("otter", "a bank by the river", "fish soup", "chirped", "swam"),
+    Animal("otter", "a bank by the river", "watercress", "chirped", "swam"),
     Animal("badger", "a tidy burrow on the hill", "mushrooms", "grumbled", "marched"),
     Animal("crow", "the top of a tall pine", "cherries", "cawed", "flapped"),
     Animal("rabbit", "a burrow under the hedge", "carrots", "whispered", "hopped"),
@@ -274,7 +274,7 @@ ANIMALS = (
     Animal("sparrow", "a nest under the roof", "seeds", "chirped", "fluttered"),
 )
 
-# One is warm and kind by nature, so is the end of a story about it; each trait says what such a one does.
+# A trait, and what one who has it does.
 GOOD_TRAITS = {
     "kind": "always shared what {h.he} had",
     "curious": "asked a hundred questions every day",
@@ -298,5 +298,5 @@ BAD_TRAITS = {
 HOMES = (
     "a small village by the sea", "a little house at the edge of the forest", "a town with crooked streets",
     "a valley between two mountains", "a cottage with a green door", "a village on a hill", "a house beside a mill",
-    "a tall house near the harbour", "a farm far from the road", "an old house with a red roof",
+    "a tall house near the harbour", "a farmhouse far from the road", "an old house with a red roof",
 )

@@ -13,5 +13,10 @@ def _log(_ctx: click.Context, _param: click.Parameter, count: int) -> None:
 
 # Before the command's name or after it.
 verbose = click.option(
-    *("-v", "--verbose"), count=True, expose_value=False, callback=_log, help="Log what is done; -vv logs more."
+    *("-v", "--verbose"),
+    count=True,
+    expose_value=False,
+    show_default=False,
+    callback=_log,
+    help="Log what is done; -vv logs more.",
 )

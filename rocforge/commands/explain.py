@@ -18,17 +18,18 @@ from rocforge.probe import CHOICES
 @verbose
 def explain(model: str | None, context: int | None, tokens: int, device: str, as_json: bool) -> None:
     """Print what will run where, and what it costs."""
-    from rocforge.llm import LLM
+    from rocforge.llm import draw
     from rocforge.plan import explain
 
-    with LLM(model, device=device, context=context) as llm:
-        rows = explain.rows(llm.plan, {**llm.memory.sizes, "T": tokens, "R": 1})
-        memory = explain.memory(llm.memory)
-        if as_json:
-            click.echo(json.dumps({"device": str(llm.device), "tokens": tokens, "ops": rows, "memory": memory}))
-        else:
-            click.echo(f"{llm.device}\na step of {tokens} token{'s' * (tokens > 1)}:")
-            _print(rows, memory)
+    design = draw(model, device, context)
+    rows = explain.rows(design.plan, {**design.memory.sizes, "T": tokens, "R": 1})
+    memory = explain.memory(design.memory)
+    design.file.close()
+    if as_json:
+        click.echo(json.dumps({"device": str(design.device), "tokens": tokens, "ops": rows, "memory": memory}))
+    else:
+        click.echo(f"{design.device}\na step of {tokens} token{'s' * (tokens > 1)}:")
+        _print(rows, memory)
 
 
 def _print(rows: list[dict], memory: dict[str, int]) -> None:
@@ -52,5 +53,5 @@ def _print(rows: list[dict], memory: dict[str, int]) -> None:
     # Into a pipe goes the whole of each line; rich would take it to be 80 wide.
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200)
     console.print(table)
-    for key, value in memory.items():
+    for key, value in ((k, v) for k, v in memory.items() if v):
         console.print(f"{key.removesuffix('_bytes'):>10} {value:>16,} bytes", highlight=False)

@@ -49,13 +49,9 @@ class Backend:
         return array
 
     def empty(self, n_bytes: int) -> np.ndarray:
-        """uint8 [n_bytes], aligned to 64 bytes and backed by memory from the start.
-
-        Written once here, so that a step never waits for a page and never runs out of them.
-        """
+        """uint8 [n_bytes] of any content, aligned to 64 bytes."""
         raw = np.empty(n_bytes + 64, np.uint8)
         start = -raw.__array_interface__["data"][0] % 64
-        raw.fill(0)
         return raw[start : start + n_bytes]
 
     def view(self, buffer: np.ndarray, offset: int, shape: tuple[int, ...], dtype: str) -> Any:

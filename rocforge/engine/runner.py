@@ -33,17 +33,13 @@ class Runner:
         self._weights = {w.name: self._load(w) for w in plan.weights}
         self._constants: dict[Any, Any] = {}
         self._programs: OrderedDict[tuple[int, int], Any] = OrderedDict()
-        self._arena = self._states = None
-
-    def reserve(self) -> None:
-        """Take the arena and the KV cache: all the memory that a step will use."""
-        self._arena = self._backend.empty(self.memory.arena_bytes)
-        self._states = {}
-        for state in self.plan.states:
-            shape = tuple(self.memory.sizes[a] if isinstance(a, str) else a for a in state.shape)
-            buffer = self._backend.empty(state.n_bytes(self.memory.sizes))
-            self._states[state] = self._backend.view(buffer, 0, shape, state.dtype)
-        self._inputs = {v.name: self._view(v, self.memory.sizes) for v in self.plan.inputs}
+        self._arena = backend.empty(memory.arena_bytes)
+        self._cache = backend.empty(memory.kv_bytes)
+        self._states, offset = {}, 0
+        for state in plan.states:
+            self._states[state] = backend.view(self._cache, offset, self._shape(state, memory.sizes), state.dtype)
+            offset += state.n_bytes(memory.sizes)
+        self._inputs = {v.name: self._view(v, memory.sizes) for v in plan.inputs}
 
     def prepare(self, progress: Progress | None = None) -> None:
         """Record the programs of decode and of a full chunk, and compile what they launch."""
@@ -58,7 +54,9 @@ class Runner:
             progress("compile", len(missing), len(missing))
 
     def page_in(self, progress: Progress | None = None) -> None:
-        """Touch every page of the mapped weights, so that the first step finds them in memory."""
+        """Touch every page of memory that a step will use: no step waits for one or finds none left."""
+        self._arena.fill(0)
+        self._cache.fill(0)
         total, done = sum(w.n_bytes for w in self.plan.weights), 0
         for weight in self.plan.weights:
             flat = self._file.data(weight.name).reshape(-1)
@@ -85,7 +83,7 @@ class Runner:
     def close(self) -> None:
         """Give back memory and threads. A closed runner runs nothing."""
         self._programs.clear()
-        self._weights = self._states = self._inputs = self._arena = self._constants = None
+        self._weights = self._states = self._inputs = self._arena = self._cache = self._constants = None
         self._backend.close()
 
     # ---- binding
@@ -94,8 +92,11 @@ class Runner:
         return {**self.memory.sizes, "T": n_tokens, "R": n_rows}
 
     def _view(self, value: Value, sizes) -> Any:
-        shape = tuple(sizes[a] if isinstance(a, str) else a for a in value.shape)
-        return self._backend.view(self._arena, self.memory.offsets[value.name], shape, value.dtype)
+        return self._backend.view(self._arena, self.memory.offsets[value.name], self._shape(value, sizes), value.dtype)
+
+    @staticmethod
+    def _shape(value: Value, sizes) -> tuple[int, ...]:
+        return tuple(sizes[a] if isinstance(a, str) else a for a in value.shape)
 
     def _program(self, n_tokens: int, n_rows: int) -> Any:
         key = (n_tokens, n_rows)

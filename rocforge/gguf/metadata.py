@@ -128,20 +128,18 @@ class Cursor:
             self.fail(f"{what} is {self.data[self.at]}, a boolean is 0 or 1")
         return self.number(_SCALARS[kind], what)
 
-    def string(self, what: str) -> str:
-        raw = self.take(self.number("<Q", what), what)
+    def string(self, what: str, most_bytes: int | None = None) -> str:
+        n_bytes = self.number("<Q", what)
+        if most_bytes is not None and n_bytes > most_bytes:
+            self.fail(f"{what} has {n_bytes} bytes, at most {most_bytes} are possible", at=self.at - 8)
+        raw = self.take(n_bytes, what)
         try:
             return raw.decode()
         except UnicodeDecodeError as error:
-            self.fail(f"{what} is not valid UTF-8", at=self.at - len(raw) + error.start)
+            self.fail(f"{what} is not valid UTF-8", at=self.at - n_bytes + error.start)
 
     def name(self, what: str) -> str:
-        start = self.at
-        length = self.number("<Q", what)
-        if length > _MAX_NAME:
-            self.fail(f"{what} has {length} bytes, at most {_MAX_NAME} are possible", at=start)
-        self.at = start
-        return self.string(what)
+        return self.string(what, _MAX_NAME)
 
     # ---- arrays: the type of the elements, their number, the elements
 
@@ -176,7 +174,7 @@ class Cursor:
         at, data, last, length_at = self.at, self.data, self.size - 8, struct.Struct("<Q").unpack_from
         for i in range(count):
             if at > last:
-                self.fail(f"string {i} of {count} of {what} is beyond the end of the file; it is cut short or damaged", at)
+                self.fail(f"string {i} of {what} is beyond the end of the file, which is cut short or damaged", at)
             at += 8 + length_at(data, at)[0]
         if at > self.size:
             self.fail(f"{what} ends at offset {at}, the file at {self.size}; it is cut short or damaged")
@@ -190,11 +188,13 @@ class Cursor:
         if kind == _ARRAY:
             return tuple(self.array(what) for _ in range(count))
         start = self.at
-        raw = np.frombuffer(self.take(count * _WIDTH[kind], what), np.uint8)
-        if kind == _BOOL and (raw > 1).any():
-            wrong = int((raw > 1).argmax())
-            self.fail(f"element {wrong} of {what} is {raw[wrong]}, a boolean is 0 or 1", at=start + wrong)
-        return raw.view(_SCALARS[kind])
+        values = np.frombuffer(self.take(count * _WIDTH[kind], what), _SCALARS[kind])
+        if kind == _BOOL:
+            raw = values.view(np.uint8)
+            if (raw > 1).any():
+                i = int((raw > 1).argmax())
+                self.fail(f"element {i} of {what} is {raw[i]}, a boolean is 0 or 1", at=start + i)
+        return values
 
     def _strings(self, count: int, what: str) -> list[str]:
         end, data, length_at, found = self.at, self.data, struct.Struct("<Q").unpack_from, []

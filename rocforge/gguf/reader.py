@@ -120,7 +120,7 @@ def _open_split(given: "_Part", count: int, opened: ExitStack) -> "list[_Part]":
         if path == given.path:
             part = given
         elif not path.exists():
-            raise ModelError(f"{path}: is missing: part {i + 1} of the {count} parts of the model; put it beside the others")
+            raise ModelError(f"{path}: is missing: part {i + 1} of {count} of the model; put it beside the others")
         else:
             part = _Part(path)
             opened.callback(part.close)
@@ -221,7 +221,7 @@ class _Part:
         if shape[-1] % format.block:
             cursor.fail(f"{what} has rows of {shape[-1]} values, {format} has blocks of {format.block}", at=start)
         if offset % self.alignment:
-            cursor.fail(f"{what} has offset {offset}, which is not a multiple of the alignment {self.alignment}", at=start)
+            cursor.fail(f"{what} has offset {offset}, no multiple of the alignment {self.alignment}", at=start)
         n_bytes = prod(shape[:-1]) * format.row_bytes(shape[-1])
         return Tensor(name, shape, format, self.path, offset, n_bytes)
 

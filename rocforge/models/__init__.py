@@ -7,7 +7,7 @@ from rocforge.errors import ModelError
 from rocforge.gguf.reader import GGUFFile
 from rocforge.models import llama, qwen
 from rocforge.models.config import ModelConfig, read_config
-from rocforge.plan.builder import Builder
+from rocforge.models.builder import Builder
 from rocforge.plan.ir import Plan
 
 

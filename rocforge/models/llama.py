@@ -1,7 +1,7 @@
 """Llama, Mistral, Yi and the many that share their shape. RoPE turns interleaved pairs."""
 
 from rocforge.models.config import ModelConfig
-from rocforge.plan.builder import Builder
+from rocforge.models.builder import Builder
 from rocforge.plan.ir import Plan, Value
 
 ROPE_LAYOUT = "interleaved"

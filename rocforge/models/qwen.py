@@ -2,7 +2,7 @@
 
 from rocforge.models import llama
 from rocforge.models.config import ModelConfig
-from rocforge.plan.builder import Builder
+from rocforge.models.builder import Builder
 from rocforge.plan.ir import Plan
 
 ROPE_LAYOUT = "half"

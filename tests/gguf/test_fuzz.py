@@ -17,9 +17,10 @@ from tests.gguf.samples import write_sample
 # CPU time, so that a busy machine makes no failure. A case takes about a millisecond; what is guarded
 # against are loops over counts that the file states, of which the smallest that matter take seconds.
 MOST_SECONDS = 1.0
-# Python's objects cost more than the bytes they are read from: a list of two-letter strings takes 59 bytes
-# for 10, an array without elements over 100 for 12. The constant is for what does not grow with the file.
-# A buffer of a size that only a count in the file speaks for is beyond this, as files here are below 16 KiB.
+# Python's objects cost more than the bytes that they are read from: a list of two-letter strings 59 bytes
+# for 10, an empty array in an array 120 for 12, a key of four letters with its value 220 for 17. The constant
+# is for what does not grow with the file.
+# A buffer for which only a count in the file speaks is beyond this, as the files here are below 16 KiB.
 MOST_BYTES_PER_BYTE, MOST_BYTES = 16, 256 << 10
 
 INTERESTING = [0, 1, 2, 7, 8, 9, 12, 13, 31, 33, 255, 2**15, 2**16, 2**31 - 1, 2**31, 2**32 - 1]
@@ -51,7 +52,7 @@ def mutations(size: int, fields: list[tuple[int, int]]):
         st.tuples(st.just("copy"), header, length, header),
         st.tuples(st.just("overwrite"), header, length, header),
     )
-    return st.lists(one, min_size=1, max_size=4)
+    return st.lists(one, min_size=1, max_size=3)
 
 
 def mutate(content: bytes, edits) -> bytes:
@@ -83,7 +84,10 @@ def read_everything(path: Path, keys: list[str]) -> None:
                     assert type(file.get(key, kind)) is kind
                 except ModelError as error:
                     check_message(error, path)
-        for tensor in file.tensors.values():
+        end = {}
+        for tensor in sorted(file.tensors.values(), key=lambda t: (t.path, t.offset)):
+            assert tensor.offset >= end.get(tensor.path, 0)
+            end[tensor.path] = tensor.offset + tensor.n_bytes
             view = file.data(tensor)
             assert view.nbytes == tensor.n_bytes > 0 and view.ndim == len(tensor.shape)
             assert tensor.offset % file.alignment == 0
@@ -128,8 +132,8 @@ def test_mutated_files(tmp_path):
         outcomes[check(path, keys)] += 1
 
     fuzz()
-    # Were all refused, or none, this would have tested little.
-    assert min(outcomes.values()) > 150, outcomes
+    # Were all refused, or none, this would have tested little. (About one in fifteen is not.)
+    assert min(outcomes.values()) > 60, outcomes
 
 
 def test_mutated_parts(tmp_path):

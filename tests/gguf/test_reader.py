@@ -161,10 +161,11 @@ def test_a_real_model_is_read_as_by_ggufs_own_reader():
 @needs_shared
 def test_a_large_vocabulary_opens_in_under_half_a_second():
     def once() -> float:
-        start = time.perf_counter()
+        # CPU time: what a busy machine takes away is not the reader's. Nothing here waits for anything.
+        start = time.process_time()
         with open_gguf(VOCABULARIES / "ggml-vocab-llama-bpe.gguf") as file:
             tokens, merges = file.metadata["tokenizer.ggml.tokens"], file.metadata["tokenizer.ggml.merges"]
-        elapsed = time.perf_counter() - start
+        elapsed = time.process_time() - start
         assert (len(tokens), len(merges)) == (128_256, 280_147)
         assert (tokens[0], tokens[-1], merges[0]) == ("!", "<|reserved_special_token_250|>", "Ġ Ġ")
         return elapsed
@@ -229,7 +230,7 @@ def test_a_split_model_opens_from_any_part(tmp_path):
 def test_a_missing_part_is_named(tmp_path):
     paths = write_sample(tmp_path / "model.gguf", split_max_tensors=2)
     paths[1].unlink()
-    with pytest.raises(ModelError, match=r"model-00002-of-00003\.gguf: is missing: part 2 of the 3"):
+    with pytest.raises(ModelError, match=r"model-00002-of-00003\.gguf: is missing: part 2 of 3"):
         open_gguf(paths[2])
 
 
@@ -305,7 +306,7 @@ MALFORMED = {
     ),
     "array string beyond": (
         header([pair("k", Type.ARRAY, array(Type.STRING, 2, u64(99) + bytes(8)))]),
-        "offset 156: string 1 of 2 of metadata k is beyond the end",
+        "offset 156: string 1 of metadata k is beyond the end",
     ),
     "array string not UTF-8": (
         header([pair("k", Type.ARRAY, array(Type.STRING, 2, string("a") + string(b"b\xe9")))]),
@@ -355,7 +356,7 @@ MALFORMED = {
     ),
     "misaligned": (
         with_data(header([], [entry("t", offset=16)]), 256),
-        f"offset {ENTRY}: tensor t has offset 16, which is not a multiple of the alignment 32",
+        f"offset {ENTRY}: tensor t has offset 16, no multiple of the alignment 32",
     ),
     "data cut": (
         with_data(header([], [entry("t")]), F32_DATA - 1),
