@@ -165,7 +165,7 @@ def train(model: StoryModel, corpus: Corpus, args) -> float:
         optimizer.step()
         losses.append(loss.detach())
         if step % 500 == 0 or step == len(plan) - 1:
-            print(f"step {step + 1}/{len(plan)}  loss {float(loss):.4f}  {time.perf_counter() - began:.0f} s", flush=True)
+            print(f"step {step + 1}/{len(plan)}  loss {float(losses[-1]):.4f}  {time.perf_counter() - began:.0f} s", flush=True)
     return float(torch.stack(losses[-200:]).mean())
 
 

@@ -58,10 +58,10 @@ def read_config(file: GGUFFile, rope_layout: str) -> ModelConfig:
     eps = keys.real("attention.layer_norm_rms_epsilon")
     if not 0 <= eps < 1:
         keys.fail("attention.layer_norm_rms_epsilon", f"{eps} is not in [0, 1)")
-    n_tokens = len(file.metadata.get("tokenizer.ggml.tokens", ())) or None
+    n_tokens = len(file.get("tokenizer.ggml.tokens", list, []))
     return ModelConfig(
         architecture=keys.architecture,
-        name=str(file.metadata.get("general.name", file.path.stem)),
+        name=file.get("general.name", str, file.path.stem),
         n_layers=keys.count("block_count", limit=10_000),
         d_model=d_model,
         n_heads=n_heads,

@@ -51,8 +51,10 @@ def model_file(architecture="llama", *, keys=None, tied=False, layers=2, formats
             fmt = formats.F32 if len(shape) == 1 else (formats_of or (lambda _: formats.Q8_0))(name)
             tensors[name] = Tensor(name, shape, fmt, Path("tiny.gguf"), 0, 0)
 
-    def get(key, kind):
+    def get(key, kind, default=None):
         if key not in data:
+            if default is not None:
+                return default
             raise ModelError(f"tiny.gguf: metadata {key} is missing")
         return kind(data[key])
 
