@@ -1,223 +1,311 @@
-"""Block formats taken apart: one unpacker a format, from a block's bytes to scaled integers.
+"""Blocks of 16 rows to strips: one function a format, all that is known of its bits. Multiplies nothing.
 
-Whatever the format, 32 columns j of a row come out as integers w and two floats, such that
+A strip is 32 columns of 16 rows, unpacked so that whatever the format,
 
-    weight[k] = a_j * w[k] + b_j * min[k // 16]
+    weight[k] = d * (scale[k // 16] * value[k]) + m * min[k // 16]
 
-`w` (int16) is the block's integer times its integer scale, where the format has one, so that a
-product with 8-bit activations is exact in int32. A Chunk, 256 columns of one row, is laid out as
+with small integers `value`, `scale`, `min` and float32 `d`, `m` (formats that subtract a minimum
+hold m = -dmin). Lane r of every vector below belongs to row r; a format leaves out what it lacks.
+The layouts of the blocks are those of ggml (`ggml-common.h`, `gguf.quants`).
 
-    offset 0      int16 w[256]
-    offset 512    int16 min[16]
-    offset 544    float32 a[8]
-    offset 576    float32 b[8]
-
-Layouts of the blocks: ggml-common.h of ggml. An unpacker `f(block, chunk, j)` writes the columns
-from 32 j on; those of 256-value blocks are called with j = 0.
+Each `unpack(w, stride, strip, raw)` unpacks one block of each of 16 rows: row r's begins at
+address `w + r * stride`. A block of 256 makes eight strips, one of 32 makes one. Four bytes of 16
+rows are one vector, so the arithmetic below works on four columns at a time, the four bytes of a
+word; `raw` is scratch for RAW_BYTES.
 """
 
-from rocforge.cpu.isa import (
-    bits,
-    bytes_of_bits,
-    high_nibbles,
-    load,
-    load_half,
-    load_i8,
-    load_u8,
-    load_u16,
-    load_u32,
-    low_nibbles,
-    or32,
-    scale_halves,
-    shift_left,
-    split_nibbles,
-    store,
-    store_f32,
-    store_i16,
-    subtract,
-    table16,
-    widen8,
-)
+from rocforge.cpu.isa import load, splat, store
+from rocforge.cpu.lanes import as_bytes, column_half, column_i32, half_high, half_low, lookup, store_columns
 from rocforge.cpu.threads import inline
-from rocforge.gguf.formats import (
-    IQ4_NL,
-    IQ4_XS,
-    Q2_K,
-    Q3_K,
-    Q4_0,
-    Q4_1,
-    Q4_K,
-    Q5_0,
-    Q5_1,
-    Q5_K,
-    Q6_K,
-    Q8_0,
-)
 
-CHUNK = 256  # columns
-CHUNK_BYTES = 640
-MINS, A, B = 512, 544, 576
+# A strip's parts, by offset in bytes.
+VALUES = 0  # int8 [8][16 rows][4]: value[4 * i + j] of row r at (i, r, j)
+SCALES = 512  # int32 [2][16 rows]: of columns 0-15 and 16-31, or one for all 32
+MINS = 640  # int16 [16 rows][2]
+D = 704  # float32 [16 rows]
+M = 768  # float32 [16 rows]
+STRIP_BYTES = 832
+HALF = 64  # from scale 0 to scale 1; 256 from the values of columns 0-15 to those of 16-31
 
-load16, load32 = load(16, "i8"), load(32, "i8")
-store_w = store(32, "i16")
-# The 16 levels of IQ4_NL and IQ4_XS (ggml-common.h, kvalues_iq4nl).
-iq4_levels = table16((-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113))
+RAW_BYTES = 64 * 52  # 208 bytes of 16 rows
 
+# Of each format: columns of a block, its bytes, integer scales of a strip, whether there are minimums.
+Q4_0 = 32, 18, 0, False
+Q4_1 = 32, 20, 0, True
+Q5_0 = 32, 22, 0, False
+Q5_1 = 32, 24, 0, True
+Q8_0 = 32, 34, 0, False
+IQ4_NL = 32, 18, 0, False
+Q2_K = 256, 84, 2, True
+Q3_K = 256, 110, 2, False
+Q4_K = 256, 144, 1, True
+Q5_K = 256, 176, 1, True
+Q6_K = 256, 210, 2, False
+IQ4_XS = 256, 136, 1, False
 
-@inline
-def put(chunk, j, values, a, b, low, high):
-    """32 int8 values, unscaled, and the float scale; `low` and `high` are the halves' minimums."""
-    store_w(chunk + 64 * j, widen8(values))
-    put_scale(chunk, j, a, b, low, high)
-
-
-@inline
-def put_scale(chunk, j, a, b, low, high):
-    store_f32(chunk + A + 4 * j, a)
-    store_f32(chunk + B + 4 * j, b)
-    store_i16(chunk + MINS + 4 * j, low)
-    store_i16(chunk + MINS + 4 * j + 2, high)
+load_word, store_word, store_bytes = load(16, "i32"), store(16, "i32"), store(64, "i8")
+store_lanes = store(16, "f32")
+splat_word = splat(16, "i32")
+level = lookup((-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113))  # kvalues_iq4nl
 
 
 @inline
-def unpack_q4_0(block, chunk, j):
-    put(chunk, j, subtract(split_nibbles(load16(block + 2)), 8), load_half(block), 0.0, 0, 0)
+def transpose(w, stride, n_bytes, raw):
+    """`n_bytes` (a multiple of 16) of each of 16 rows to words: word i is raw[i], lane r that of row r."""
+    for i in range(0, n_bytes, 16):
+        store_columns(w + i, stride, raw + 16 * i)
 
 
 @inline
-def unpack_q4_1(block, chunk, j):
-    put(chunk, j, split_nibbles(load16(block + 4)), load_half(block), load_half(block + 2), 1, 1)
+def word(raw, i):
+    """Bytes 4i .. 4i+3 of what was transposed."""
+    return load_word(raw + 64 * i)
 
 
 @inline
-def unpack_q5_0(block, chunk, j):
-    fifth = bytes_of_bits(load_u32(block + 2), 16)
-    values = subtract(or32(split_nibbles(load16(block + 6)), fifth), 16)
-    put(chunk, j, values, load_half(block), 0.0, 0, 0)
+def bits(x, shift, mask):
+    """The field `(byte >> shift) & mask` of each byte of the words."""
+    return (x >> shift) & 0x01010101 * mask
 
 
 @inline
-def unpack_q5_1(block, chunk, j):
-    fifth = bytes_of_bits(load_u32(block + 4), 16)
-    values = or32(split_nibbles(load16(block + 8)), fifth)
-    put(chunk, j, values, load_half(block), load_half(block + 2), 1, 1)
+def put(strip, i, values):
+    """Columns 4i .. 4i+3."""
+    store_word(strip + VALUES + 64 * i, values)
 
 
 @inline
-def unpack_q8_0(block, chunk, j):
-    put(chunk, j, load32(block + 2), load_half(block), 0.0, 0, 0)
+def put_signed(strip, i, values, offset):
+    """Columns 4i .. 4i+3, each less `offset`."""
+    store_bytes(strip + VALUES + 64 * i, as_bytes(values) - offset)
 
 
 @inline
-def unpack_iq4_nl(block, chunk, j):
-    put(chunk, j, iq4_levels(split_nibbles(load16(block + 2))), load_half(block), 0.0, 0, 0)
-
-
-@inline
-def unpack_iq4_xs(block, chunk, j):
-    d, high = load_half(block), load_u16(block + 2)
-    for i in range(8):
-        low = (load_u8(block + 4 + i // 2) >> (4 * (i % 2))) & 15
-        scale = (low | ((high >> (2 * i)) & 3) << 4) - 32
-        values = iq4_levels(split_nibbles(load16(block + 8 + 16 * i)))
-        store_w(chunk + 64 * i, scale_halves(values, scale, scale))
-        put_scale(chunk, i, d, 0.0, 0, 0)
-
-
-@inline
-def scale_min_k4(scales, i):
-    """Scale and minimum i of Q4_K and Q5_K: 6 bits each, eight of either in 12 bytes."""
-    if i < 4:
-        return load_u8(scales + i) & 63, load_u8(scales + i + 4) & 63
-    ends, low, high = load_u8(scales + i + 4), load_u8(scales + i - 4), load_u8(scales + i)
-    return (ends & 15) | (low >> 6) << 4, ends >> 4 | (high >> 6) << 4
-
-
-@inline
-def put_k4(chunk, i, values, scales, d, dmin):
-    scale, minimum = scale_min_k4(scales, i)
-    store_w(chunk + 64 * i, scale_halves(values, scale, scale))
-    put_scale(chunk, i, d, -dmin, minimum, minimum)
-
-
-@inline
-def unpack_q4_k(block, chunk, j):
-    d, dmin = load_half(block), load_half(block + 2)
+def put_nibbles(strip, raw, offset):
+    """16 bytes: their low nibbles, less `offset`, to columns 0-15, the high ones to 16-31."""
     for i in range(4):
-        quants = load32(block + 16 + 32 * i)
-        put_k4(chunk, 2 * i, low_nibbles(quants), block + 4, d, dmin)
-        put_k4(chunk, 2 * i + 1, high_nibbles(quants), block + 4, d, dmin)
+        put_signed(strip, i, bits(word(raw, i), 0, 15), offset)
+        put_signed(strip, 4 + i, bits(word(raw, i), 4, 15), offset)
 
 
 @inline
-def unpack_q5_k(block, chunk, j):
-    d, dmin = load_half(block), load_half(block + 2)
-    fifth = load32(block + 16)
+def put_levels(strip, raw):
+    """As put_nibbles, each nibble standing for a level."""
     for i in range(4):
-        quants = load32(block + 48 + 32 * i)
-        low = or32(low_nibbles(quants), shift_left(bits(fifth, 2 * i, 1), 4))
-        high = or32(high_nibbles(quants), shift_left(bits(fifth, 2 * i + 1, 1), 4))
-        put_k4(chunk, 2 * i, low, block + 4, d, dmin)
-        put_k4(chunk, 2 * i + 1, high, block + 4, d, dmin)
+        put(strip, i, level(bits(word(raw, i), 0, 15)))
+        put(strip, 4 + i, level(bits(word(raw, i), 4, 15)))
+
+
+# ---- blocks of 32
 
 
 @inline
-def unpack_q2_k(block, chunk, j):
-    d, dmin = load_half(block + 80), load_half(block + 82)
-    for i in range(8):
-        values = bits(load32(block + 16 + 32 * (i // 4)), 2 * (i % 4), 3)
-        low, high = load_u8(block + 2 * i), load_u8(block + 2 * i + 1)
-        store_w(chunk + 64 * i, scale_halves(values, low & 15, high & 15))
-        put_scale(chunk, i, d, -dmin, low >> 4, high >> 4)
+def unpack_q4_0(w, stride, strip, raw):
+    """d, 16 bytes of nibbles: value = nibble - 8."""
+    store_lanes(strip + D, column_half(w, stride))
+    transpose(w + 2, stride, 16, raw)
+    put_nibbles(strip, raw, 8)
 
 
 @inline
-def scale_k3(scales, i):
-    """Scale i of Q3_K: 6 bits, low four of all 16 in 8 bytes, high two in the next 4; minus 32."""
-    low = (load_u8(scales + i % 8) >> (4 * (i // 8))) & 15
-    return (low | ((load_u8(scales + 8 + i % 4) >> (2 * (i // 4))) & 3) << 4) - 32
+def put_d_m(strip, d_m):
+    """The two halves of a word: weight = d * value + m."""
+    store_lanes(strip + D, half_low(d_m))
+    store_lanes(strip + M, half_high(d_m))
+    store_word(strip + MINS, splat_word(0x00010001))
 
 
 @inline
-def unpack_q3_k(block, chunk, j):
-    d, third = load_half(block + 108), load32(block)
-    for i in range(8):
-        quants = bits(load32(block + 32 + 32 * (i // 4)), 2 * (i % 4), 3)
-        values = subtract(or32(quants, shift_left(bits(third, i, 1), 2)), 4)
-        store_w(chunk + 64 * i, scale_halves(values, scale_k3(block + 96, 2 * i), scale_k3(block + 96, 2 * i + 1)))
-        put_scale(chunk, i, d, 0.0, 0, 0)
+def unpack_q4_1(w, stride, strip, raw):
+    """d, m, 16 bytes of nibbles."""
+    put_d_m(strip, column_i32(w, stride))
+    transpose(w + 4, stride, 16, raw)
+    put_nibbles(strip, raw, 0)
 
 
 @inline
-def put_k6(chunk, i, nibbles, top, shift, scales, d):
-    values = subtract(or32(nibbles, shift_left(bits(top, shift, 3), 4)), 32)
-    store_w(chunk + 64 * i, scale_halves(values, load_i8(scales + 2 * i), load_i8(scales + 2 * i + 1)))
-    put_scale(chunk, i, d, 0.0, 0, 0)
+def put_fives(strip, raw, fifth, offset):
+    """value = (nibble | bit of `fifth` << 4) - offset; bit k of the word `fifth` is column k's."""
+    for i in range(4):
+        # The product puts bits 0..3 where the mask looks: into bytes 0..3.
+        low = bits(((fifth >> 4 * i) & 15) * 0x00204081, 0, 1)
+        high = bits(((fifth >> (16 + 4 * i)) & 15) * 0x00204081, 0, 1)
+        put_signed(strip, i, bits(word(raw, i), 0, 15) | low << 4, offset)
+        put_signed(strip, 4 + i, bits(word(raw, i), 4, 15) | high << 4, offset)
 
 
 @inline
-def unpack_q6_k(block, chunk, j):
-    d = load_half(block + 208)
+def unpack_q5_0(w, stride, strip, raw):
+    """d, 32 fifth bits, 16 bytes of nibbles: value = 5 bits - 16."""
+    store_lanes(strip + D, column_half(w, stride))
+    transpose(w + 6, stride, 16, raw)
+    put_fives(strip, raw, column_i32(w + 2, stride), 16)
+
+
+@inline
+def unpack_q5_1(w, stride, strip, raw):
+    """d, m, 32 fifth bits, 16 bytes of nibbles."""
+    put_d_m(strip, column_i32(w, stride))
+    transpose(w + 8, stride, 16, raw)
+    put_fives(strip, raw, column_i32(w + 4, stride), 0)
+
+
+@inline
+def unpack_q8_0(w, stride, strip, raw):
+    """d, 32 int8."""
+    store_lanes(strip + D, column_half(w, stride))
+    transpose(w + 2, stride, 32, strip + VALUES)
+
+
+@inline
+def unpack_iq4_nl(w, stride, strip, raw):
+    """d, 16 bytes of nibbles: value = level[nibble]."""
+    store_lanes(strip + D, column_half(w, stride))
+    transpose(w + 2, stride, 16, raw)
+    put_levels(strip, raw)
+
+
+# ---- blocks of 256
+
+
+@inline
+def put_scales(strip, scales, offset):
+    """Byte j of the words `scales`, less `offset`, to the one scale of strip j."""
+    for j in range(4):
+        store_word(strip + j * STRIP_BYTES + SCALES, ((scales >> 8 * j) & 255) - offset)
+
+
+@inline
+def put_half_scales(strip, scales, offset):
+    """Byte j of the words `scales`, less `offset`, to scale j % 2 of strip j // 2."""
+    for j in range(4):
+        at = strip + j // 2 * STRIP_BYTES + SCALES + j % 2 * HALF
+        store_word(at, ((scales >> 8 * j) & 255) - offset)
+
+
+@inline
+def put_mins(strip, mins):
+    """Byte j of the words `mins` to both minimums of strip j."""
+    for j in range(4):
+        store_word(strip + j * STRIP_BYTES + MINS, ((mins >> 8 * j) & 255) * 0x00010001)
+
+
+@inline
+def put_d(strip, d):
+    for j in range(8):
+        store_lanes(strip + j * STRIP_BYTES + D, d)
+
+
+@inline
+def put_m(strip, dmin):
+    for j in range(8):
+        store_lanes(strip + j * STRIP_BYTES + M, dmin * -1.0)
+
+
+@inline
+def put_k4_header(strip, raw):
+    """d, dmin, and 8 scales and 8 minimums of 6 bits: Q4_K's and Q5_K's first 16 bytes."""
+    put_d(strip, half_low(word(raw, 0)))
+    put_m(strip, half_high(word(raw, 0)))
+    scales, mins, high = word(raw, 1), word(raw, 2), word(raw, 3)
+    put_scales(strip, bits(scales, 0, 63), 0)
+    put_scales(strip + 4 * STRIP_BYTES, bits(high, 0, 15) | bits(scales, 6, 3) << 4, 0)
+    put_mins(strip, bits(mins, 0, 63))
+    put_mins(strip + 4 * STRIP_BYTES, bits(high, 4, 15) | bits(mins, 6, 3) << 4)
+
+
+@inline
+def unpack_q4_k(w, stride, strip, raw):
+    """16 bytes of scales, then 4 x 32 bytes: low nibbles of one strip, high ones of the next."""
+    transpose(w, stride, 144, raw)
+    put_k4_header(strip, raw)
+    for j in range(4):
+        at = strip + 2 * j * STRIP_BYTES
+        for i in range(8):
+            q = word(raw, 4 + 8 * j + i)
+            put(at, i, bits(q, 0, 15))
+            put(at + STRIP_BYTES, i, bits(q, 4, 15))
+
+
+@inline
+def unpack_q5_k(w, stride, strip, raw):
+    """As Q4_K, with 32 bytes of fifth bits before the nibbles: bit j of a byte is strip j's."""
+    transpose(w, stride, 176, raw)
+    put_k4_header(strip, raw)
+    for j in range(4):
+        at = strip + 2 * j * STRIP_BYTES
+        for i in range(8):
+            q, fifth = word(raw, 12 + 8 * j + i), word(raw, 4 + i)
+            put(at, i, bits(q, 0, 15) | bits(fifth, 2 * j, 1) << 4)
+            put(at + STRIP_BYTES, i, bits(q, 4, 15) | bits(fifth, 2 * j + 1, 1) << 4)
+
+
+@inline
+def unpack_q2_k(w, stride, strip, raw):
+    """16 scales and minimums of 4 bits, 2 x 32 bytes of four 2-bit strips each, d, dmin."""
+    transpose(w, stride, 80, raw)
+    d_dmin = column_i32(w + 80, stride)
+    put_d(strip, half_low(d_dmin))
+    put_m(strip, half_high(d_dmin))
+    for j in range(4):
+        pair = strip + 2 * j * STRIP_BYTES
+        put_half_scales(pair, bits(word(raw, j), 0, 15), 0)
+        mins = bits(word(raw, j), 4, 15)
+        store_word(pair + MINS, (mins & 255) | ((mins >> 8) & 255) << 16)
+        store_word(pair + STRIP_BYTES + MINS, ((mins >> 16) & 255) | (mins >> 24) << 16)
+    for j in range(8):
+        for i in range(8):
+            put(strip + j * STRIP_BYTES, i, bits(word(raw, 4 + 8 * (j // 4) + i), 2 * (j % 4), 3))
+
+
+@inline
+def unpack_q3_k(w, stride, strip, raw):
+    """32 bytes of third bits (bit j: strip j), 2 x 32 bytes as Q2_K's, 16 scales of 6 bits, d.
+
+    value = 3 bits - 4, scale = 6 bits - 32; scales i and i + 8 share a byte of low nibbles, and
+    i, i + 4, i + 8, i + 12 one of high pairs.
+    """
+    transpose(w, stride, 96, raw)
+    put_d(strip, column_half(w + 108, stride))
+    pairs = column_i32(w + 104, stride)
+    for j in range(4):
+        nibbles = column_i32(w + 96 + 4 * (j % 2), stride)
+        scales = bits(nibbles, 4 * (j // 2), 15) | bits(pairs, 2 * j, 3) << 4
+        put_half_scales(strip + 2 * j * STRIP_BYTES, scales, 32)
+    for j in range(8):
+        for i in range(8):
+            low, third = word(raw, 8 + 8 * (j // 4) + i), word(raw, i)
+            put_signed(strip + j * STRIP_BYTES, i, bits(low, 2 * (j % 4), 3) | bits(third, j, 1) << 2, 4)
+
+
+@inline
+def unpack_q6_k(w, stride, strip, raw):
+    """128 bytes of nibbles, 64 of upper pairs, 16 int8 scales, d: value = 6 bits - 32.
+
+    Of each half's 64 bytes of nibbles, the low ones are strips 0 and 1, the high ones 2 and 3.
+    """
+    transpose(w, stride, 208, raw)
+    put_d(strip, column_half(w + 208, stride))
+    for j in range(4):
+        # A byte plus 128, modulo 256, less 128 is the signed byte.
+        put_half_scales(strip + 2 * j * STRIP_BYTES, word(raw, 48 + j) ^ 0x80808080, 128)
     for half in range(2):
-        first, second = load32(block + 64 * half), load32(block + 64 * half + 32)
-        top = load32(block + 128 + 32 * half)
-        put_k6(chunk, 4 * half, low_nibbles(first), top, 0, block + 192, d)
-        put_k6(chunk, 4 * half + 1, low_nibbles(second), top, 2, block + 192, d)
-        put_k6(chunk, 4 * half + 2, high_nibbles(first), top, 4, block + 192, d)
-        put_k6(chunk, 4 * half + 3, high_nibbles(second), top, 6, block + 192, d)
+        for j in range(4):
+            at = strip + (4 * half + j) * STRIP_BYTES
+            for i in range(8):
+                nibbles = bits(word(raw, 16 * half + 8 * (j % 2) + i), 4 * (j // 2), 15)
+                pairs = bits(word(raw, 32 + 8 * half + i), 2 * j, 3)
+                put_signed(at, i, nibbles | pairs << 4, 32)
 
 
-UNPACK = {
-    Q4_0: unpack_q4_0,
-    Q4_1: unpack_q4_1,
-    Q5_0: unpack_q5_0,
-    Q5_1: unpack_q5_1,
-    Q8_0: unpack_q8_0,
-    Q2_K: unpack_q2_k,
-    Q3_K: unpack_q3_k,
-    Q4_K: unpack_q4_k,
-    Q5_K: unpack_q5_k,
-    Q6_K: unpack_q6_k,
-    IQ4_NL: unpack_iq4_nl,
-    IQ4_XS: unpack_iq4_xs,
-}
+@inline
+def unpack_iq4_xs(w, stride, strip, raw):
+    """d, 8 upper pairs, 8 lower nibbles of 6-bit scales (less 32), 128 bytes as IQ4_NL's."""
+    head, low = column_i32(w, stride), column_i32(w + 4, stride)
+    put_d(strip, half_low(head))
+    for j in range(8):
+        scale = ((low >> 4 * j) & 15) | ((head >> (16 + 2 * j)) & 3) << 4
+        store_word(strip + j * STRIP_BYTES + SCALES, scale - 32)
+    transpose(w + 8, stride, 128, raw)
+    for j in range(8):
+        put_levels(strip + j * STRIP_BYTES, raw + 256 * j)

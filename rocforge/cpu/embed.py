@@ -1,12 +1,20 @@
-"""Rows of a table in any format, as float32."""
+"""Rows of a table in any format, as float32. Chooses no token."""
 
 import numpy as np
 
 from rocforge.cpu import decode
-from rocforge.cpu.decode import A, B, CHUNK, CHUNK_BYTES, MINS
-from rocforge.cpu.isa import load_bhalf, load_f32, load_half, load_i16, load_i32, stack, store_f32
+from rocforge.cpu.decode import D, HALF, M, MINS, RAW_BYTES, SCALES, STRIP_BYTES, VALUES
+from rocforge.cpu.isa import (
+    load_bhalf,
+    load_f32,
+    load_half,
+    load_i8,
+    load_i16,
+    load_i32,
+    stack,
+    store_f32,
+)
 from rocforge.cpu.layout import Matrix
-from rocforge.cpu.matmul import fill
 from rocforge.cpu.threads import inline, kernel, launch, share, words
 from rocforge.gguf.formats import (
     BF16,
@@ -27,56 +35,72 @@ from rocforge.gguf.formats import (
 )
 
 f32 = np.float32
-_chunk = stack(CHUNK_BYTES)
+
+_tile, _raw = stack(8 * STRIP_BYTES), stack(RAW_BYTES)
 
 
 @inline
-def blocks(args, tid, team, unpack, block, block_bytes):
-    """out[t, k] = a_j * w[k] + b_j * min[k // 16], as decode.py has them."""
-    tokens, table, out, T, K = words(args, 5)
-    chunk, row_bytes = _chunk(), K // block * block_bytes
-    start, stop = share(T, tid, team)
-    for t in range(start, stop):
-        at, to = table + row_bytes * load_i32(tokens + 4 * t), out + 4 * K * t
-        for k in range(0, K, CHUNK):
-            n = min(CHUNK, K - k)
-            at = fill(unpack, block, block_bytes, at, chunk, n // 32)
-            for i in range(n):
-                a, b = load_f32(chunk + A + i // 32 * 4), load_f32(chunk + B + i // 32 * 4)
-                w, minimum = load_i16(chunk + 2 * i), load_i16(chunk + MINS + i // 16 * 2)
-                store_f32(to + 4 * (k + i), a * f32(w) + b * f32(minimum))
+def store_strip(out, strip, n_scales, has_mins):
+    """out[k] = (d * scale) * value + (m * min), each step rounded, of the row in lane 0."""
+    for k in range(32):
+        half = k // 16
+        a = load_f32(strip + D)
+        if n_scales > 0:
+            a *= f32(load_i32(strip + SCALES + half * (n_scales - 1) * HALF))
+        y = a * f32(load_i8(strip + VALUES + 64 * (k // 4) + k % 4))
+        if has_mins:
+            y += load_f32(strip + M) * f32(load_i16(strip + MINS + 2 * half))
+        store_f32(out + 4 * k, y)
 
 
 @inline
-def floats(args, tid, team, load_one, width):
-    tokens, table, out, T, K = words(args, 5)
+def blocks(args, tid, team, unpack, layout):
+    tokens, table, out, T, K, out_stride = words(args, 6)
+    block, block_bytes, n_scales, has_mins = layout
+    tile, raw = _tile(), _raw()
     start, stop = share(T, tid, team)
     for t in range(start, stop):
-        row = table + width * K * load_i32(tokens + 4 * t)
+        row = table + K // block * block_bytes * load_i32(tokens + 4 * t)
+        for k in range(0, K, block):
+            unpack(row + k // block * block_bytes, 0, tile, raw)  # the same row in all 16 lanes
+            for j in range(block // 32):
+                store_strip(out + out_stride * t + 4 * k + 128 * j, tile + j * STRIP_BYTES, n_scales, has_mins)
+
+
+@inline
+def floats(args, tid, team, load_one, size):
+    tokens, table, out, T, K, out_stride = words(args, 6)
+    start, stop = share(T, tid, team)
+    for t in range(start, stop):
+        row = table + size * K * load_i32(tokens + 4 * t)
         for k in range(K):
-            store_f32(out + 4 * (K * t + k), load_one(row + width * k))
+            store_f32(out + out_stride * t + 4 * k, load_one(row + size * k))
 
 
-ROWS = {
+EMBED = {
     F32: kernel(lambda args, tid, team: floats(args, tid, team, load_f32, 4)),
     F16: kernel(lambda args, tid, team: floats(args, tid, team, load_half, 2)),
     BF16: kernel(lambda args, tid, team: floats(args, tid, team, load_bhalf, 2)),
-    Q4_0: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_q4_0, 32, 18)),
-    Q4_1: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_q4_1, 32, 20)),
-    Q5_0: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_q5_0, 32, 22)),
-    Q5_1: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_q5_1, 32, 24)),
-    Q8_0: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_q8_0, 32, 34)),
-    Q2_K: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_q2_k, 256, 84)),
-    Q3_K: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_q3_k, 256, 110)),
-    Q4_K: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_q4_k, 256, 144)),
-    Q5_K: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_q5_k, 256, 176)),
-    Q6_K: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_q6_k, 256, 210)),
-    IQ4_NL: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_iq4_nl, 32, 18)),
-    IQ4_XS: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_iq4_xs, 256, 136)),
+    Q4_0: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_q4_0, decode.Q4_0)),
+    Q4_1: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_q4_1, decode.Q4_1)),
+    Q5_0: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_q5_0, decode.Q5_0)),
+    Q5_1: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_q5_1, decode.Q5_1)),
+    Q8_0: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_q8_0, decode.Q8_0)),
+    Q2_K: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_q2_k, decode.Q2_K)),
+    Q3_K: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_q3_k, decode.Q3_K)),
+    Q4_K: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_q4_k, decode.Q4_K)),
+    Q5_K: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_q5_k, decode.Q5_K)),
+    Q6_K: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_q6_k, decode.Q6_K)),
+    IQ4_NL: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_iq4_nl, decode.IQ4_NL)),
+    IQ4_XS: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_iq4_xs, decode.IQ4_XS)),
 }
 
 
 def embed(tokens: np.ndarray, table: Matrix, out: np.ndarray) -> None:
-    """out[t] = table[tokens[t]], dequantised. tokens int32 [T], below table.rows; out float32 [T, K]."""
-    assert out.shape == (len(tokens), table.columns) and tokens.dtype == np.int32, (out.shape, tokens.dtype)
-    launch(ROWS[table.format], tokens, table.data, out, *out.shape)
+    """out[t] = table[tokens[t]], dequantised: the float32 values that ggml's own dequantisation gives.
+
+    tokens int32 [T], each within the table's rows; out float32 [T, D], D the table's columns.
+    """
+    assert tokens.dtype == np.int32 and tokens.ndim == 1, (tokens.dtype, tokens.shape)
+    assert out.shape == (len(tokens), table.columns) and out.dtype == np.float32, (out.shape, out.dtype)
+    launch(EMBED[table.format], tokens, table.data, out, len(tokens), table.columns, out.strides[0])

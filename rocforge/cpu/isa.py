@@ -5,10 +5,13 @@ local variables and they live in registers. Everything here is portable LLVM: a 
 wide registers gets several narrow ones. Addresses are plain integers (`intp`).
 """
 
+import operator
+
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, register_model
+from numba.core.typing.templates import AbstractTemplate, infer_global
+from numba.extending import intrinsic, lower_builtin, models, register_model
 
 ELEMENT = {
     "i8": ir.IntType(8),
@@ -213,14 +216,20 @@ as_f32 = instruction(types.float32, (types.int64,), lambda b, w: b.bitcast(b.tru
 
 # ---- arithmetic on vectors
 
+
+def _narrowed(b, x, element):
+    """A kernel's number as an element: of an int64 as many low bits as fit."""
+    return x if x.type == ELEMENT[element] else b.trunc(x, ELEMENT[element])
+
+
 def zero(n, element):
     return instruction(Vec(n, element), (), lambda b: constant(n, element, [0] * n))
 
 
 def splat(n, element):
     """-> intrinsic(x) -> x in every lane; of an int64 as many low bits as fit."""
-    narrow = (lambda b, x: x) if element in ("f32", "i64") else (lambda b, x: b.trunc(x, ELEMENT[element]))
-    return instruction(Vec(n, element), (SCALAR[element],), lambda b, x: spread(b, narrow(b, x), n))
+    emit = lambda b, x: spread(b, _narrowed(b, x, element), n)
+    return instruction(Vec(n, element), (SCALAR[element],), emit)
 
 
 def binary(n, element, name):
@@ -251,123 +260,42 @@ def sum_f32(n):
     return instruction(types.float32, (Vec(n, "f32"),), emit)
 
 
-# ---- integers: what products of blocks are made of
+# ---- operators: of vectors of one type, or of a vector and a number, which is then in every lane
 
-i16x32, i32x16, i32x8, f32x16, f32x8 = Vec(32, "i16"), Vec(16, "i32"), Vec(8, "i32"), Vec(16, "f32"), Vec(8, "f32")
-i8x32, i8x64, i16x16 = Vec(32, "i8"), Vec(64, "i8"), Vec(16, "i16")
-
-
-def _madd(b, x, y):
-    """Neighbouring int16 products, added in pairs to int32: LLVM makes one instruction of it where there is one."""
-    n = x.type.count
-    wide = ir.VectorType(I32, n // 2)
-    undefined = ir.Constant(x.type, ir.Undefined)
-    lanes = lambda v, first: b.sext(shuffle(b, v, undefined, range(first, n, 2)), wide)
-    return b.add(b.mul(lanes(x, 0), lanes(y, 0)), b.mul(lanes(x, 1), lanes(y, 1)))
-
-
-# (acc, x, y) -> acc + the pairwise sums of x * y; no sum may leave int32.
-madd32 = instruction(i32x16, (i32x16, i16x32, i16x32), lambda b, acc, x, y: b.add(acc, _madd(b, x, y)))
-madd16 = instruction(i32x8, (i16x16, i16x16), _madd)
-# a pair of int16, in one int32, in all places
-spread_pair = instruction(
-    i16x32, (types.int64,), lambda b, x: b.bitcast(spread(b, b.trunc(x, I32), 16), i16x32.llvm)
-)
-widen8 = instruction(i16x32, (i8x32,), lambda b, x: b.sext(x, i16x32.llvm))
-to_f32x16 = instruction(f32x16, (i32x16,), lambda b, x: b.sitofp(x, f32x16.llvm))
-to_f32x8 = instruction(f32x8, (i32x8,), lambda b, x: b.sitofp(x, f32x8.llvm))
+_OPERATORS = {
+    operator.add: ("add", "fadd"),
+    operator.sub: ("sub", "fsub"),
+    operator.mul: ("mul", "fmul"),
+    operator.and_: ("and_", None),
+    operator.or_: ("or_", None),
+    operator.xor: ("xor", None),
+    operator.lshift: ("shl", None),
+    operator.rshift: ("lshr", None),  # zeros come in: an element has no sign until it is widened
+}
 
 
-def _fold(b, x, y):
-    """Two vectors' lanes summed in pairs: the first half of the result from x, the second from y."""
-    n = x.type.count
-    even, odd = range(0, 2 * n, 2), range(1, 2 * n, 2)
-    return b.add(shuffle(b, x, y, even), shuffle(b, x, y, odd))
+def _define(operation, names):
+    @infer_global(operation)
+    class Operator(AbstractTemplate):
+        def generic(self, args, kws):
+            x, y = args
+            if isinstance(x, Vec) and not (isinstance(y, Vec) and y != x):
+                return x(x, y if isinstance(y, Vec) else SCALAR[x.element])
+
+    def emit(context, builder, signature, values):
+        vector, (x, y) = signature.args[0], values
+        if not isinstance(signature.args[1], Vec):
+            y = spread(builder, _narrowed(builder, y, vector.element), vector.n)
+        return getattr(builder, names[vector.element.startswith("f")])(x, y)
+
+    for right in (Vec, types.Integer, types.Float):
+        lower_builtin(operation, Vec, right)(emit)
 
 
-def _sum_each_of_4(b, v0, v1, v2, v3):
-    """Four int32 x 16 to int32 x 8 where lanes 2i and 2i+1 add up to the sum of v_i."""
-    x = _fold(b, _fold(b, v0, v1), _fold(b, v2, v3))
-    undefined = ir.Constant(x.type, ir.Undefined)
-    even, odd = shuffle(b, x, undefined, range(0, 16, 2)), shuffle(b, x, undefined, range(1, 16, 2))
-    return b.add(even, odd)
+for _operation, _names in _OPERATORS.items():
+    _define(_operation, _names)
 
-
-# Eight int32 x 16, four and four, to the int32 x 8 of their sums.
-sums_of_4 = instruction(i32x8, (i32x16, i32x16, i32x16, i32x16), _sum_each_of_4)
-join_sums = instruction(i32x8, (i32x8, i32x8), _fold)
-
-# acc + x[0] + x[1] + ... in this order, one rounding each
-add_in_order = instruction(
-    types.float32,
-    (types.float32, f32x8),
-    lambda b, acc, x: call(b, "llvm.vector.reduce.fadd.v8f32", F32, [F32, f32x8.llvm], [acc, x]),
-)
-
-
-# ---- bytes: how blocks are taken apart
-
-low_nibbles = instruction(i8x32, (i8x32,), lambda b, x: b.and_(x, constant(32, "i8", [15] * 32)))
-high_nibbles = instruction(i8x32, (i8x32,), lambda b, x: b.lshr(x, constant(32, "i8", [4] * 32)))
-
-
-def _halves_of_nibbles(b, x):
-    low, high = b.and_(x, constant(16, "i8", [15] * 16)), b.lshr(x, constant(16, "i8", [4] * 16))
-    return shuffle(b, low, high, range(32))
-
-
-# 16 bytes -> their 16 low nibbles, then their 16 high ones
-split_nibbles = instruction(i8x32, (Vec(16, "i8"),), _halves_of_nibbles)
-
-
-def _bits(b, x, shift, mask):
-    moved = b.lshr(x, spread(b, b.trunc(shift, I8), 32))
-    return b.and_(moved, spread(b, b.trunc(mask, I8), 32))
-
-
-# (bytes, shift, mask) -> (bytes >> shift) & mask
-bits = instruction(i8x32, (i8x32, types.int64, types.int64), _bits)
-or32 = binary(32, "i8", "or_")
-shift_left = instruction(
-    i8x32, (i8x32, types.int64), lambda b, x, n: b.shl(x, spread(b, b.trunc(n, I8), 32))
-)
-subtract = instruction(i8x32, (i8x32, types.int64), lambda b, x, n: b.sub(x, spread(b, b.trunc(n, I8), 32)))
-
-
-def _bit_bytes(b, word, value):
-    ones = b.bitcast(b.trunc(word, I32), ir.VectorType(I1, 32))
-    return b.select(ones, spread(b, b.trunc(value, I8), 32), constant(32, "i8", [0] * 32))
-
-
-# (word, value): byte i is `value` where bit i of the word is set, else 0
-bytes_of_bits = instruction(i8x32, (types.int64, types.int64), _bit_bytes)
-
-
-def table16(values):
-    """-> intrinsic(nibbles in bytes) -> the table's entries: four rounds of choosing between halves."""
-
-    def emit(b, x):
-        level = [constant(32, "i8", [v] * 32) for v in values]
-        for bit in range(4):
-            set_ = b.icmp_unsigned("!=", b.and_(x, constant(32, "i8", [1 << bit] * 32)), constant(32, "i8", [0] * 32))
-            level = [b.select(set_, level[i + 1], level[i]) for i in range(0, len(level), 2)]
-        return level[0]
-
-    return instruction(i8x32, (i8x32,), emit)
-
-
-def _scale32(b, x, low, high):
-    """32 int8 as int16, the first 16 times `low`, the rest times `high`."""
-    halves = ir.VectorType(ELEMENT["i16"], 32)
-    pair = ir.Constant(ir.VectorType(ELEMENT["i16"], 2), ir.Undefined)
-    for lane, value in enumerate((low, high)):
-        pair = b.insert_element(pair, b.trunc(value, ELEMENT["i16"]), I32(lane))
-    factors = shuffle(b, pair, ir.Constant(pair.type, ir.Undefined), [0] * 16 + [1] * 16)
-    return b.mul(b.sext(x, halves), factors)
-
-
-# (bytes, a, b) -> int16: the first 16 bytes times a, the others times b
-scale_halves = instruction(i16x32, (i8x32, types.int64, types.int64), _scale32)
+i32x16, f32x16 = Vec(16, "i32"), Vec(16, "f32")
 
 
 # ---- activations to 8 bits

@@ -9,6 +9,9 @@ from rocforge.gguf.formats import Q8
 load16f = load(16, "f32")
 f32 = np.float32
 
+# A block that is smaller than this everywhere counts as zero: 127 / amax would leave float32.
+TINY = f32(2.0**-120)
+
 
 @inline
 def quantize_block(x, values, scales, sums, block):
@@ -16,6 +19,8 @@ def quantize_block(x, values, scales, sums, block):
     x, values = x + 128 * block, values + 32 * block
     first, second = load16f(x), load16f(x + 64)
     largest = largest_of(first, second)
+    if largest < TINY:
+        largest = f32(0)
     inverse = f32(127) / largest if largest > 0 else f32(0)
     first_8, second_8 = rounded(first, inverse), rounded(second, inverse)
     store_bytes(values, first_8)
@@ -37,7 +42,7 @@ def quantize_rows(args, tid, team):
 def quantize(x: np.ndarray, out: Q8) -> None:
     """out = x in 8 bits: per block of 32, scale = amax / 127, values = x * (127 / amax) rounded half to even.
 
-    x float32 [T, K], K a multiple of 32; a block of zeros has scale 0.
+    x float32 [T, K], finite, K a multiple of 32; a block whose amax is below 2^-120 has scale 0 and values 0.
     """
     assert out.values.shape == x.shape and x.dtype == np.float32, (out.values.shape, x.shape, x.dtype)
     launch(quantize_rows, x, x.strides[0] // 4, out.values, out.scales, out.sums, *x.shape)

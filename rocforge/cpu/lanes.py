@@ -1,0 +1,147 @@
+"""Vectors whose lane r belongs to row r of 16: how blocks get there, and integer products. Knows no format.
+
+Portable LLVM, in the forms that become single instructions where a machine has them (multiply-add
+of pairs, permutation of bytes).
+"""
+
+from llvmlite import ir
+from numba import types
+
+from rocforge.cpu.isa import (
+    ELEMENT,
+    F16,
+    I32,
+    I64,
+    Vec,
+    constant,
+    f32x16,
+    i32x16,
+    instruction,
+    pointer,
+    shuffle,
+    spread,
+)
+
+ROWS = 16
+
+i8x64, i16x32 = Vec(64, "i8"), Vec(32, "i16")
+I8X16, I16X16, F16X16 = (ir.VectorType(ELEMENT[e], ROWS) for e in ("i8", "i16", "f16"))
+
+
+# ---- to vectors
+
+
+def _column(llvm):
+    """Emits the load of one element of each row, `stride` bytes from row to row."""
+
+    def emit(b, address, stride):
+        out = ir.Constant(ir.VectorType(llvm, ROWS), ir.Undefined)
+        for r in range(ROWS):
+            row = b.add(address, b.mul(stride, I64(r)))
+            out = b.insert_element(out, b.load(pointer(b, row, llvm), align=1), I32(r))
+        return out
+
+    return emit
+
+
+def _store_columns(b, address, stride, to):
+    """A transposition of dwords: 16 rows of 4 to 4 vectors of 16."""
+    quarter = ir.VectorType(I32, 4)
+    rows = []
+    for first in range(4):  # rows[k] holds rows k, 4 + k, 8 + k, 12 + k, a group of four lanes each
+        addresses = (b.add(address, b.mul(stride, I64(r))) for r in range(first, ROWS, 4))
+        parts = [b.load(pointer(b, a, quarter), align=1) for a in addresses]
+        rows.append(shuffle(b, shuffle(b, *parts[:2], range(8)), shuffle(b, *parts[2:], range(8)), range(16)))
+    within = lambda lanes: [group + lane for group in range(0, 16, 4) for lane in lanes]
+    for i, lanes in enumerate(((0, 16, 1, 17), (2, 18, 3, 19))):
+        x, y = shuffle(b, rows[0], rows[1], within(lanes)), shuffle(b, rows[2], rows[3], within(lanes))
+        for j, pairs in enumerate(((0, 1, 16, 17), (2, 3, 18, 19))):
+            place = pointer(b, b.add(to, I64(64 * (2 * i + j))), i32x16.llvm)
+            b.store(shuffle(b, x, y, within(pairs)), place, align=1)
+
+
+# (address, stride) -> the 4-byte word, or the half as float32, at `address + r * stride` in lane r
+column_i32 = instruction(i32x16, (types.intp, types.intp), _column(I32))
+column_half = instruction(
+    f32x16, (types.intp, types.intp), lambda b, a, stride: b.fpext(_column(F16)(b, a, stride), f32x16.llvm)
+)
+# (address, stride, to): the four words of 16 bytes of each row, as four vectors from `to` on
+store_columns = instruction(None, (types.intp,) * 3, _store_columns)
+
+
+def _spread_word(vector):
+    """-> intrinsic(address) -> the 4 bytes there, in each lane's place."""
+    emit = lambda b, a: b.bitcast(spread(b, b.load(pointer(b, a, I32), align=1), ROWS), vector.llvm)
+    return instruction(vector, (types.intp,), emit)
+
+
+spread_pair = _spread_word(i16x32)
+
+
+# ---- from one kind of lanes to another
+
+
+def _half(shift):
+    """-> intrinsic(words) -> the half that begins at bit `shift` of each, as float32."""
+
+    def emit(b, x):
+        short = b.trunc(b.lshr(x, constant(ROWS, "i32", [shift] * ROWS)), I16X16)
+        return b.fpext(b.bitcast(short, F16X16), f32x16.llvm)
+
+    return instruction(f32x16, (i32x16,), emit)
+
+
+half_low, half_high = _half(0), _half(16)
+as_bytes = instruction(i8x64, (i32x16,), lambda b, x: b.bitcast(x, i8x64.llvm))
+to_f32 = instruction(f32x16, (i32x16,), lambda b, x: b.sitofp(x, f32x16.llvm))
+
+
+def lookup(values):
+    """-> intrinsic(words) -> values[byte] in place of each byte; there are 16 values, and no byte is above 15."""
+
+    def emit(b, x):
+        table, x = constant(16, "i8", values), b.bitcast(x, i8x64.llvm)
+        parts = []
+        for first in range(0, 64, 16):
+            index = shuffle(b, x, x, range(first, first + 16))
+            part = ir.Constant(I8X16, ir.Undefined)
+            for i in range(16):
+                value = b.extract_element(table, b.extract_element(index, I32(i)))
+                part = b.insert_element(part, value, I32(i))
+            parts.append(part)
+        halves = (shuffle(b, *parts[i : i + 2], range(32)) for i in (0, 2))
+        return b.bitcast(shuffle(b, *halves, range(64)), i32x16.llvm)
+
+    return instruction(i32x16, (i32x16,), emit)
+
+
+# ---- integer products
+
+
+def _madd(b, x, y):
+    wide = ir.VectorType(I32, 32)
+    products = b.mul(b.sext(x, wide), b.sext(y, wide))
+    return b.add(shuffle(b, products, products, range(0, 32, 2)), shuffle(b, products, products, range(1, 32, 2)))
+
+
+def _dot16(b, values, x):
+    """Bytes as int16, those at odd places and those at even ones apart: neighbours stay in their lane.
+
+    The values stay in the upper half of an int16, 256 times too large, until the sum is made (it is
+    below 2^31 then): this saves a shift, and LLVM sees that no product fits into 16 bits.
+    """
+    eight, upper = constant(32, "i16", [8] * 32), constant(32, "i16", [-256] * 32)
+    total = constant(ROWS, "i32", [0] * ROWS)
+    for i in range(4):
+        w = b.load(pointer(b, b.add(values, I64(64 * i)), i16x32.llvm), align=1)
+        word = b.load(pointer(b, b.add(x, I64(4 * i)), I32), align=1)
+        xs = b.bitcast(spread(b, word, ROWS), i16x32.llvm)
+        total = b.add(total, _madd(b, b.shl(w, eight), b.ashr(b.shl(xs, eight), eight)))
+        total = b.add(total, _madd(b, b.and_(w, upper), b.ashr(xs, eight)))
+    return b.ashr(total, constant(ROWS, "i32", [8] * ROWS))
+
+
+# (x, y) -> x[2r] * y[2r] + x[2r+1] * y[2r+1] of signed 16-bit integers
+madd = instruction(i32x16, (i16x32, i16x32), _madd)
+# (values, x): addresses of int8 [4][16 rows][4] and of 16 int8 -> the sum over 16 columns, for each row
+dot16 = instruction(i32x16, (types.intp, types.intp), _dot16)

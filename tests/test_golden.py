@@ -1,0 +1,91 @@
+"""Whole models against llama.cpp and an exact forward pass, for every block format and family."""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from rocforge import LLM, Sampling
+from rocforge.errors import ModelError
+from tests.paths import SHARED, needs_shared
+
+pytestmark = needs_shared
+
+GOLDEN = SHARED / "data" / "golden"
+# Mixtures of experts are refused, with these words.
+REFUSED = {"mixtral": "mixture of experts, which is not supported", "qwen3moe": "architecture 'qwen3moe' is not supported"}
+
+NAMES = sorted(path.stem for path in GOLDEN.glob("*.gguf"))
+DENSE = [name for name in NAMES if not any(kind in name for kind in REFUSED)]
+FLOAT = [name for name in DENSE if name.endswith(("-F32", "-F16"))]
+
+# What the project promises. llama.cpp too multiplies in 8 bits, so its distance from the exact logits is
+# what the formats cost; in F32 and F16 there is nothing that would have to be lost.
+MAX_RATIO, MAX_MEAN_RATIO, MAX_FLOAT_ERROR = 1.25, 1.05, 0.002
+
+
+class Errors(NamedTuple):
+    """Relative L2 distances from the exact logits."""
+
+    ours: float
+    llama_cpp: float
+
+    @property
+    def ratio(self):
+        return self.ours / self.llama_cpp
+
+
+def golden(name):
+    with np.load(GOLDEN / f"{name}.npz") as arrays:
+        return dict(arrays)
+
+
+@functools.cache
+def errors(name):
+    data = golden(name)
+    exact = data["exact"].astype(np.float64)
+    with LLM(GOLDEN / f"{name}.gguf", context=64) as llm:
+        logits = llm.logits(data["tokens"])
+    assert logits.shape == exact.shape and logits.dtype == np.float32
+    return Errors(*(float(np.linalg.norm(l - exact) / np.linalg.norm(exact)) for l in (logits, data["logits"])))
+
+
+def test_every_file_has_its_test():
+    assert len(DENSE) >= 19 and len(FLOAT) >= 4, NAMES
+    assert all(any(kind in name for name in NAMES) for kind in REFUSED)
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_as_near_to_exact_as_llama_cpp(name):
+    assert errors(name).ratio <= MAX_RATIO, errors(name)
+
+
+@pytest.mark.parametrize("name", FLOAT)
+def test_float_files_are_exact(name):
+    assert errors(name).ours <= MAX_FLOAT_ERROR, errors(name)
+
+
+@pytest.mark.parametrize("name", FLOAT)
+def test_greedy_tokens_are_those_of_llama_cpp(name):
+    data = golden(name)
+    with LLM(GOLDEN / f"{name}.gguf", context=64) as llm:
+        sampling = Sampling(temperature=0, ignore_eos=True, max_tokens=len(data["greedy"]))
+        assert llm.generate(data["tokens"].tolist(), sampling).tokens == data["greedy"].tolist()
+
+
+def test_geometric_mean_of_the_ratios(figures):
+    ratios = {name: errors(name).ratio for name in DENSE}
+    mean = float(np.exp(np.mean(np.log(list(ratios.values())))))
+    title = "relative error of the logits: ours, llama.cpp's, ratio"
+    for name in DENSE:
+        figures(title, f"{name:20} {errors(name).ours:.2e}  {errors(name).llama_cpp:.2e}  {ratios[name]:.3f}")
+    figures(title, f"{'geometric mean':40} {mean:.3f}")
+    assert mean <= MAX_MEAN_RATIO
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in DENSE])
+def test_mixtures_of_experts_are_refused(name):
+    message = next(words for kind, words in REFUSED.items() if kind in name)
+    with pytest.raises(ModelError, match=message):
+        LLM(GOLDEN / f"{name}.gguf")
