@@ -135,7 +135,6 @@ class Scheduler:
         while missing > self.pool.n_free:
             youngest = self._running[-1]
             self._leave(youngest)
-            youngest.computed = 0
             self._waiting.appendleft(youngest)
             if youngest is request:
                 return False
@@ -149,7 +148,7 @@ class Scheduler:
         self._running.remove(request)
         self.pool.give(request.pages)
         self._slots.append(request.slot)
-        request.pages, request.slot = [], None
+        request.pages, request.slot, request.computed = [], None, 0
 
     def _batch(self, planned: list[tuple[Request, int]]) -> Batch:
         at, requests = 0, []
