@@ -29,7 +29,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 TOKENIZER_STORIES = 40_000
 HELD_OUT_STORIES = 2_000
-LENGTH_STEP = 32  # batches are padded to a multiple of this, so that few shapes are compiled
+LENGTH_STEP = 64  # batches are padded to a multiple of this, so that few shapes are compiled
 NORMAL, CONTROL = 1, 3  # tokenizer.ggml.token_type
 
 # The matrices that suffer most from few bits get more of them; the embedding is also the output.
@@ -97,8 +97,12 @@ class Corpus:
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]])
 
     def batches(self, size: int, rng: np.random.Generator | None) -> list[np.ndarray]:
-        """Indices of stories of like length, each story once; in random order where there is an rng."""
+        """Indices of stories of like length, each story once.
+
+        With an rng they come in random order, full batches only (a ragged one would be one more shape).
+        """
         order = np.arange(len(self.lengths)) if rng is None else rng.permutation(len(self.lengths))
+        order = order if rng is None else order[: len(order) // size * size]
         batches = []
         for i in range(0, len(order), size * 64):
             part = order[i : i + size * 64]
@@ -241,6 +245,7 @@ def main() -> None:
     began = time.perf_counter()
     torch.manual_seed(args.seed)
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a guard against bugs, and slow
     torch._dynamo.config.cache_size_limit = 32
 
     held_out_texts = [story(s) for s in held_out_seeds()]

@@ -10,6 +10,7 @@ It is to the CPU what a captured graph is to a GPU.
 
 import contextlib
 import contextvars
+import ctypes
 import functools
 import hashlib
 import logging
@@ -17,17 +18,16 @@ import os
 import struct
 import tempfile
 import threading
-import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import numba
 import numpy as np
 from llvmlite import ir
 from numba import cfunc, njit, types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
-from rocforge.cpu.isa import I32, I64, as_f32, instruction, load_i64, pointer
+from rocforge.cpu.isa import I8, I32, I64, as_f32, call, instruction, load_i64, pointer, store_i64
 
 log = logging.getLogger(__name__)
 
@@ -124,40 +124,74 @@ def share(n, tid, team):
 
 # ---- the walk over a program
 
+
 def _emit_call(b, function, args, tid, team):
     target = ir.FunctionType(ir.VoidType(), [I64, I64, I64])
     b.call(pointer(b, function, target), [args, tid, team])
 
 
+def _libc(name):
+    """-> intrinsic(address) -> int: a function of the C library that takes a pointer."""
+    emit = lambda b, a: b.sext(call(b, name, I32, [ir.PointerType(I8)], [pointer(b, a, I8)]), I64)
+    return instruction(types.int64, (types.intp,), emit)
+
+
 _call = instruction(None, (types.int64, types.int64, types.intp, types.intp), _emit_call)
 _increment = instruction(types.int64, (types.intp,), lambda b, a: b.atomic_rmw("add", pointer(b, a, I64), I64(1), "seq_cst"))
 _read = instruction(types.int64, (types.intp,), lambda b, a: b.load_atomic(pointer(b, a, I64), "acquire", 8))
-_yield = instruction(
-    None, (), lambda b: b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(I32, []), "sched_yield"), [])
-)
+_yield = instruction(None, (), lambda b: call(b, "sched_yield", I32, [], []))
+_post, _wait = _libc("sem_post"), _libc("sem_wait")
 
 # Spins before a waiting thread offers its core to others: a few microseconds, the length of a
 # small launch. More of them cost dearly when another process holds a core.
 _SPINS = 4000
 
+# A team's memory: the barrier's counter, the job, and a semaphore for each thread (POSIX: 32 bytes
+# at the most), each on cache lines of its own.
+_COUNTER, _TABLE, _LENGTH, _START, _QUIT, _SEMAPHORES, _LINE = 0, 64, 72, 80, 88, 128, 64
 
-def _walk_launches(launches, count, counter, start, tid, team):
-    for i in range(count):
-        _call(load_i64(launches + 16 * i), load_i64(launches + 16 * i + 8), tid, team)
-        _increment(counter)
+
+@inline
+def _walk(state, tid, team):
+    """This thread's share of every launch of the job, with a barrier after each."""
+    table, start = load_i64(state + _TABLE), load_i64(state + _START)
+    for i in range(load_i64(state + _LENGTH)):
+        _call(load_i64(table + 16 * i), load_i64(table + 16 * i + 8), tid, team)
+        _increment(state + _COUNTER)
         target, spins = start + team * (i + 1), 0
-        while _read(counter) < target:
+        while _read(state + _COUNTER) < target:
             spins += 1
             if spins > _SPINS:
                 _yield()
 
 
+def _lead(state, table, length, team):
+    """What the caller's thread does: hand out the job, walk along. Done when all are done."""
+    store_i64(state + _TABLE, table)
+    store_i64(state + _LENGTH, length)
+    store_i64(state + _START, _read(state + _COUNTER))
+    for tid in range(1, team):
+        _post(state + _SEMAPHORES + _LINE * tid)
+    _walk(state, 0, team)
+
+
+def _follow(state, tid, team):
+    """What the other threads do until the team is closed."""
+    while True:
+        while _wait(state + _SEMAPHORES + _LINE * tid) != 0:
+            pass  # a signal came in between
+        if load_i64(state + _QUIT) != 0:
+            return
+        _walk(state, tid, team)
+
+
 @functools.cache
-def _walk():
+def _compiled() -> tuple[Callable, Callable]:
+    """_lead and _follow as machine code that runs without the GIL."""
     with _compiling:
         prepare_cache()
-        signature = types.void(*[types.intp] * 6)
-        return njit(signature, nogil=True, error_model="numpy", cache=True)(_walk_launches)
+        options = {"nogil": True, "error_model": "numpy", "cache": True}
+        return njit(types.void(*[types.intp] * 4), **options)(_lead), njit(types.void(*[types.intp] * 3), **options)(_follow)
 
 
 class Program:
@@ -202,59 +236,52 @@ def _word(value) -> int:
 
 
 class Team:
-    """`n` threads, the caller among them, that run programs together. `close()` ends them."""
+    """`n` threads, the caller's among them, that run programs together. `close()` ends them.
+
+    The caller hands out the job and does its share in one call into machine code: an interrupt
+    (Ctrl-C) is seen before or after a program, never within.
+    """
 
     def __init__(self, n: int):
         assert n >= 1, n
-        self.n = n
-        self._counter = np.zeros(8, np.int64)
-        self._start = 0
-        self._job = None
-        self._go = [threading.Semaphore(0) for _ in range(n - 1)]
-        self._done = threading.Semaphore(0)
+        self._memory = np.zeros((_SEMAPHORES + _LINE * n) // 8, np.int64)
+        self._state = self._memory.ctypes.data
         self._lock = threading.Lock()
-        self._threads = [
-            threading.Thread(target=_serve, args=(weakref.ref(self), self._go[i], i + 1), name=f"rocforge-cpu-{i + 1}", daemon=True)
-            for i in range(n - 1)
-        ]
-        for t in self._threads:
-            t.start()
+        self._lead, follow = _compiled()
+        for tid in range(1, n):
+            if ctypes.CDLL(None).sem_init(ctypes.c_void_p(self._state + _SEMAPHORES + _LINE * tid), 0, 0) != 0:
+                log.warning("this system has no semaphores for threads: one thread is used, not %d", n)
+                n = 1
+        self.n = n
+        # A thread holds on to the memory and not to the team, so a forgotten team is collected.
+        target = functools.partial(_serve, follow, self._memory)
+        self._threads = [threading.Thread(target=target, args=(tid, n), name=f"rocforge-cpu-{tid}", daemon=True) for tid in range(1, n)]
+        for thread in self._threads:
+            thread.start()
 
-    def run(self, program: Program) -> None:
-        """Run the program on all threads; returns when it is done."""
+    def run(self, program: "Program") -> None:
+        """Run the program on all threads; returns when it is done. Callers wait for each other."""
+        table = program.table
         with self._lock:
-            count = len(program)
-            job = (program.table.ctypes.data, count, self._counter.ctypes.data, self._start)
-            self._start += self.n * count
-            self._job = job
-            for go in self._go:
-                go.release()
-            _walk()(*job, 0, self.n)
-            for _ in self._go:
-                self._done.acquire()
+            self._lead(self._state, table.ctypes.data, len(table), self.n)
 
     def close(self) -> None:
         """End the threads. A closed team runs nothing."""
-        self._job = None
-        for go in self._go:
-            go.release()
-        for t in self._threads:
-            t.join()
-        self._threads, self._go = [], []
+        with self._lock:
+            self._memory[_QUIT // 8] = 1
+            for tid in range(1, self.n):
+                ctypes.CDLL(None).sem_post(ctypes.c_void_p(self._state + _SEMAPHORES + _LINE * tid))
+        for thread in self._threads:
+            thread.join()
+        self._threads, self.n = [], 1
+
+    def __del__(self):
+        if getattr(self, "_threads", None):
+            self.close()
 
 
-def _serve(team_ref, go, tid):
-    # The thread holds no reference to its team while it waits, so an abandoned one is collected.
-    while True:
-        while not go.acquire(timeout=5):
-            if team_ref() is None:
-                return
-        team = team_ref()
-        if team is None or team._job is None:
-            return
-        _walk()(*team._job, tid, team.n)
-        team._done.release()
-        del team
+def _serve(follow: Callable, memory: np.ndarray, tid: int, team: int) -> None:
+    follow(memory.ctypes.data, tid, team)
 
 
 # ---- launching

@@ -1,0 +1,53 @@
+"""RMSNorm against float64, and its fused quantisation against the two ops one after the other."""
+
+import numpy as np
+import pytest
+
+from rocforge.cpu.norm import rms_norm
+from rocforge.cpu.quantize import quantize
+from rocforge.cpu.threads import Team, use
+from tests import reference
+from tests.ops.arrays import q8
+
+EPS = 1e-5
+
+
+def made(T, N, seed=0):
+    rng = np.random.default_rng(seed)
+    x = (rng.standard_normal((T, N)) * rng.choice([1e-3, 1, 30], (T, 1))).astype(np.float32)
+    return x, rng.standard_normal(N).astype(np.float32)
+
+
+@pytest.mark.parametrize(("T", "N"), [(1, 64), (3, 1), (2, 15), (5, 100), (7, 256), (2, 2048)])
+def test_against_float64(T, N):
+    x, weight = made(T, N)
+    out = np.empty_like(x)
+    rms_norm(x, weight, out, eps=EPS)
+    expected = reference.rms_norm(x.astype(np.float64), weight.astype(np.float64), EPS)
+    # 16 partial sums of N/16 terms, all positive, each addition off by half an ulp at the most; the
+    # root halves that; then division and two products: N/32 + 4 half-ulps bound it.
+    np.testing.assert_allclose(out, expected, rtol=(N / 32 + 4) * 2**-24)
+
+
+@pytest.mark.parametrize(("T", "N"), [(1, 32), (3, 96), (9, 512)])
+def test_quantised_is_the_same_as_quantised_after(T, N):
+    x, weight = made(T, N)
+    plain, fused, apart = np.empty_like(x), q8(T, N), q8(T, N)
+    rms_norm(x, weight, plain, eps=EPS)
+    quantize(plain, apart)
+    rms_norm(x, weight, fused, eps=EPS)
+    for a, b in zip(fused, apart, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_bits_depend_on_the_row_alone(threads):
+    x, weight = made(11, 300)
+    together, alone = np.empty_like(x), np.empty_like(x)
+    team = Team(threads)
+    with use(team):
+        rms_norm(x, weight, together, eps=EPS)
+    team.close()
+    for t in range(len(x)):
+        rms_norm(x[t : t + 1], weight, alone[t : t + 1], eps=EPS)
+    np.testing.assert_array_equal(together, alone)
