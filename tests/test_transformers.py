@@ -74,7 +74,8 @@ def build(case, without=()):
             elif name.endswith("bias") or "embed_tokens" in name:
                 parameter.copy_(noise)
             else:  # queries and keys of some strength: attention that is not near its mean
-                parameter.copy_(noise * parameter.shape[-1] ** -0.5 * (2 if "q_proj" in name or "k_proj" in name else 1))
+                gain = 2 if "q_proj" in name or "k_proj" in name else 1
+                parameter.copy_(noise * gain * parameter.shape[-1] ** -0.5)
     return model
 
 

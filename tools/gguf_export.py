@@ -52,7 +52,8 @@ def quantize_q4_k(x: np.ndarray) -> np.ndarray:
     q = np.clip(np.rint((x + (dmin * m)[..., None]) * _inverse(d * sc)[..., None]), 0, 15).astype(np.uint8)
     # Groups 0..3 keep their six bits in one byte; the upper two bits of these bytes are those of groups 4..7.
     scales = np.concatenate(
-        [sc[:, :4] | sc[:, 4:] >> 4 << 6, m[:, :4] | m[:, 4:] >> 4 << 6, (sc[:, 4:] & 15) | (m[:, 4:] & 15) << 4], axis=1
+        [sc[:, :4] | sc[:, 4:] >> 4 << 6, m[:, :4] | m[:, 4:] >> 4 << 6, (sc[:, 4:] & 15) | (m[:, 4:] & 15) << 4],
+        axis=1,
     )
     # Of each 64 values, the first 32 are the low nibbles.
     g = q.reshape(-1, 4, 2, 32)

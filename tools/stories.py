@@ -1,25 +1,25 @@
 """Small stories in English, made by a grammar: `story(seed)` is always the same text. Trains nothing.
 
-    python tools/stories.py --seed 1 --count 3      # read some
+python tools/stories.py --seed 1 --count 3      # read some
 """
 
 import argparse
 import random
 
-import story_plots as plots
-import story_tales as tales
-from story_teller import Tale
+from storybook import adventures, fables, home, making, outdoors, tales
+from storybook.teller import Tale
 
 PLOTS = (
-    plots.lost_and_found, plots.lost_and_found, plots.wish_for_a_skill, plots.quarrel, plots.gift, plots.baking,
-    plots.growing, plots.night_fear, plots.rescue, plots.new_friend, plots.broken,
-    tales.race, tales.journey, tales.storm, tales.secret_helper, tales.winter_store, tales.foolish_wish,
-    tales.snowman, tales.sad_ruler, tales.fog_light, tales.dragon, tales.sharing, tales.flatterer,
+    making.wish_for_a_skill, making.quarrel, making.gift, home.baking, home.broken, home.night_fear,
+    outdoors.lost_and_found, outdoors.lost_and_found, outdoors.growing, outdoors.rescue, outdoors.new_friend,
+    outdoors.sharing, adventures.journey, adventures.storm, adventures.fog_light, adventures.dragon,
+    adventures.snowman, fables.race, fables.winter_store, fables.flatterer, tales.secret_helper,
+    tales.foolish_wish, tales.sad_ruler,
 )  # fmt: skip
 
 
 def story(seed: int | str) -> str:
-    """The story of this seed: three paragraphs or so, 120 to 300 words, with an end."""
+    """The story of this seed: three or four paragraphs, 130 to 300 words, with an end."""
     tale = Tale(random.Random(seed))
     tale.pick(PLOTS)(tale)
     return tale.finish()

@@ -1,6 +1,6 @@
 """Train the built-in model on stories that the grammar makes, and export it. Run by hand; see README.md.
 
-    python tools/train_builtin.py --out rocforge/assets/builtin.gguf --seed 0
+python tools/train_builtin.py --out rocforge/assets/builtin.gguf --seed 0
 """
 
 import argparse
@@ -169,7 +169,10 @@ def train(model: StoryModel, corpus: Corpus, args) -> float:
         optimizer.step()
         losses.append(loss.detach())
         if step % 500 == 0 or step == len(plan) - 1:
-            print(f"step {step + 1}/{len(plan)}  loss {float(losses[-1]):.4f}  {time.perf_counter() - began:.0f} s", flush=True)
+            print(
+                f"step {step + 1}/{len(plan)}  loss {float(losses[-1]):.4f}  {time.perf_counter() - began:.0f} s",
+                flush=True,
+            )
     return float(torch.stack(losses[-200:]).mean())
 
 
@@ -226,8 +229,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, help="also write the float32 weights (.npz)")
     parser.add_argument("--report", type=Path, help="also write what was measured (.json)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--stories", type=int, default=1_000_000)
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--stories", type=int, default=450_000)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch", type=int, default=128, help="stories a step")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--warmup", type=int, default=300, help="steps")

@@ -7,7 +7,10 @@ wide registers gets several narrow ones. Addresses are plain integers (`intp`).
 
 import operator
 
-from llvmlite import ir
+import functools
+import os
+
+from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global
@@ -25,6 +28,17 @@ ELEMENT = {
 # Integers of every width are int64 in a kernel: Numba makes a float of a sum of signed and unsigned.
 SCALAR = {"i8": types.int64, "i16": types.int64, "i32": types.int64, "i64": types.int64, "f32": types.float32, "f64": types.float64}
 I1, I8, I32, I64, F16, F32 = ir.IntType(1), *(ELEMENT[e] for e in ("i8", "i32", "i64", "f16", "f32"))
+
+
+@functools.cache
+def tier() -> str:
+    """What kernels may use beyond portable LLVM on this host: "generic" (nothing) or "avx512vnni".
+
+    ROCFORGE_CPU_ISA=generic forces the former. Integer sums are exact, so both give the same bits.
+    """
+    features = binding.get_host_cpu_features()
+    best = "avx512vnni" if all(features.get(f) for f in ("avx512f", "avx512bw", "avx512vnni")) else "generic"
+    return os.environ.get("ROCFORGE_CPU_ISA") or best
 
 
 class Vec(types.Type):

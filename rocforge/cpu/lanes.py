@@ -13,6 +13,7 @@ from rocforge.cpu.isa import (
     I32,
     I64,
     Vec,
+    call,
     constant,
     f32x16,
     i32x16,
@@ -20,6 +21,7 @@ from rocforge.cpu.isa import (
     pointer,
     shuffle,
     spread,
+    tier,
 )
 
 ROWS = 16
@@ -124,7 +126,12 @@ def _madd(b, x, y):
     return b.add(shuffle(b, products, products, range(0, 32, 2)), shuffle(b, products, products, range(1, 32, 2)))
 
 
-def _dot16(b, values, x):
+def _dot16(b, values, x, sum_x):
+    dot = _dot16_vnni if tier() == "avx512vnni" else _dot16_generic
+    return dot(b, values, x, sum_x)
+
+
+def _dot16_generic(b, values, x, sum_x):
     """Bytes as int16, those at odd places and those at even ones apart: neighbours stay in their lane.
 
     The values stay in the upper half of an int16, 256 times too large, until the sum is made (it is
@@ -141,7 +148,20 @@ def _dot16(b, values, x):
     return b.ashr(total, constant(ROWS, "i32", [8] * ROWS))
 
 
+def _dot16_vnni(b, values, x, sum_x):
+    """vpdpbusd multiplies unsigned by signed bytes: values plus 128, and 128 times the sum of x taken off."""
+    sixteen = i32x16.llvm
+    total = spread(b, b.trunc(b.mul(sum_x, I64(-128)), I32), ROWS)
+    for i in range(4):
+        w = b.load(pointer(b, b.add(values, I64(64 * i)), i8x64.llvm), align=1)
+        word = b.load(pointer(b, b.add(x, I64(4 * i)), I32), align=1)
+        operands = [total, b.xor(w, constant(64, "i8", [-128] * 64)), b.bitcast(spread(b, word, ROWS), i8x64.llvm)]
+        total = call(b, "llvm.x86.avx512.vpdpbusd.512", sixteen, [sixteen, i8x64.llvm, i8x64.llvm], operands)
+    return total
+
+
 # (x, y) -> x[2r] * y[2r] + x[2r+1] * y[2r+1] of signed 16-bit integers
 madd = instruction(i32x16, (i16x32, i16x32), _madd)
-# (values, x): addresses of int8 [4][16 rows][4] and of 16 int8 -> the sum over 16 columns, for each row
-dot16 = instruction(i32x16, (types.intp, types.intp), _dot16)
+# (values, x, sum_x): addresses of int8 [4][16 rows][4] and of 16 int8, and the sum of the latter
+# -> the sum of value * x over 16 columns, for each row
+dot16 = instruction(i32x16, (types.intp, types.intp, types.int64), _dot16)

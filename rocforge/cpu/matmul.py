@@ -25,6 +25,8 @@ from rocforge.cpu.isa import (
     load_f16,
     load_f32,
     load_half,
+    load_i16,
+    prefetch,
     splat,
     stack,
     store,
@@ -85,7 +87,8 @@ def finish(value, bias, residual, out, t, n, residual_stride, out_stride):
 def add_strip(acc, strip, x, i, n_scales, has_mins):
     """fma(scale, c, acc): a strip of 16 rows times the 32 activations from the i-th on."""
     values, scales, sums = x
-    low, high = dot16(strip + VALUES, values + i), dot16(strip + VALUES + 256, values + i + 16)
+    low = dot16(strip + VALUES, values + i, load_i16(sums + i // 8))
+    high = dot16(strip + VALUES + 256, values + i + 16, load_i16(sums + i // 8 + 2))
     if n_scales == 2:
         total = low * load_words(strip + SCALES) + high * load_words(strip + SCALES + HALF)
     elif n_scales == 1:
@@ -124,6 +127,18 @@ def add_tile(acc, tile, strips, x, i, K, count, n_scales, has_mins):
 
 
 @inline
+def fetch_ahead(w, top, k, rows, row_bytes, tile_bytes, K):
+    """Ask for the tile after next: 16 rows are more streams than a processor follows by itself."""
+    k += 2 * TILE
+    if k >= K:
+        k, top = k - K, top + rows
+    at = w + top * row_bytes + k // TILE * tile_bytes
+    for r in range(rows):
+        for i in range(0, tile_bytes, 64):
+            prefetch(at + row_bytes * r + i)
+
+
+@inline
 def blocks(args, tid, team, unpack, layout):
     w, values, scales, sums, bias, residual, out, T, N, K, residual_stride, out_stride = words(args, 12)
     block, block_bytes, n_scales, has_mins = layout
@@ -142,6 +157,7 @@ def blocks(args, tid, team, unpack, layout):
             store_lanes(acc + 64 * t, zero_lanes())
         for k in range(0, K, TILE):
             columns = min(TILE, K - k)
+            fetch_ahead(w, top, k, rows, row_bytes, TILE // block * block_bytes, K)
             for j in range(0, columns, block):
                 at = w + top * row_bytes + (k + j) // block * block_bytes
                 unpack(at, stride, tile + j // 32 * STRIP_BYTES, raw)

@@ -27,7 +27,7 @@ from llvmlite import ir
 from numba import cfunc, njit, types
 from numba.extending import intrinsic
 
-from rocforge.cpu.isa import I8, I32, I64, as_f32, call, instruction, load_i64, pointer, store_i64
+from rocforge.cpu.isa import I8, I32, I64, as_f32, call, instruction, load_i64, pointer, store_i64, tier
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def prepare_cache() -> Path:
     digest = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    digest.update(f"{numba.__version__} {binding.llvm_version_info} {binding.get_host_cpu_name()}".encode())
+    digest.update(f"{numba.__version__} {binding.llvm_version_info} {binding.get_host_cpu_name()} {tier()}".encode())
     digest.update(binding.get_host_cpu_features().flatten().encode())
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     for base in (home / "rocforge", Path(tempfile.gettempdir()) / f"rocforge-{os.getuid() if hasattr(os, 'getuid') else 0}"):

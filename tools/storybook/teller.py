@@ -6,9 +6,10 @@ A template holds {slots}, filled by `str.format` from the tale's facts, and <alt
 import random
 import re
 
-from story_words import (
-    ANIMALS, BAD_TRAITS, BOYS, COLOURS, ENDINGS, GIRLS, GOOD_TRAITS, HOMES, MIDDLES, ONSETS, PETS, PLACES,
-    RELATIVES, SEASONS, SIZES, THINGS, TRADES, VOWELS, WEATHERS, Person, Thing,
+from storybook.threads import THREADS, Thread
+from storybook.words import (
+    ANIMALS, BOYS, COLOURS, COMPANIONS, DISHES, ENDINGS, GARMENTS, GIRLS, GOOD_TRAITS, HOMES, MIDDLES,
+    ONSETS, PETS, PLACES, RELATIVES, SAYINGS, SEASONS, SIZES, SONGS, THINGS, TRADES, VOWELS, WEATHERS, Person, Thing,
 )  # fmt: skip
 
 INVENTED_NAMES = 0.15  # the share of names that are made up of syllables
@@ -29,6 +30,7 @@ class Tale:
         self.facts: dict[str, object] = {}
         self._parts: list[list[str]] = [[]]
         self._names: set[str] = set()
+        self._threads: list[Thread] = []
 
     # ---- telling
 
@@ -52,7 +54,8 @@ class Tale:
 
     def say(self, *options: str) -> None:
         """Add one of the templates to the story."""
-        self._parts[-1].append(self.text(self.pick(options)))
+        text = self.text(self.pick(options))
+        self._parts[-1].append(text[0].upper() + text[1:])
 
     def maybe(self, *options: str) -> None:
         """Add one of the templates, or none."""
@@ -60,11 +63,18 @@ class Tale:
             self.say(*options)
 
     def part(self) -> None:
-        """Begin a new paragraph."""
+        """Begin a new paragraph; the second one ends with what becomes of the threads meanwhile."""
+        if len(self._parts) == 2:
+            for thread in self._threads:
+                self.maybe(*thread.middle)
         self._parts.append([])
 
     def finish(self) -> str:
-        """The story: capitals where sentences begin, "an" before vowels, paragraphs apart."""
+        """The story: threads tied up, capitals where sentences begin, "an" before vowels, paragraphs apart."""
+        for thread in self._threads:
+            self.maybe(*thread.end)
+        if self.chance(0.15):
+            self.say("The end.")
         return "\n\n".join(_polish(" ".join(part)) for part in self._parts if part)
 
     # ---- casting
@@ -86,7 +96,11 @@ class Tale:
         gender = self.pick("fm")
         self.set(**{slot: Person(self.name(gender), gender)})
         trait = self.pick(tuple(traits))
-        self.set(trait=trait, home=self.pick(HOMES))
+        self.set(
+            trait=trait,
+            home=self.pick(HOMES),
+            place_word=self.pick(("mill", "old bridge", "corner house", "last house", "bakery", "farm")),
+        )
         self.set(does=traits[trait].replace("{h", "{" + slot))
 
     def friend(self, slot: str = "f") -> None:
@@ -96,7 +110,11 @@ class Tale:
         self.set(**{slot: Person(self.name(gender), gender)})
 
     def relative(self, slot: str = "r") -> None:
-        self.set(**{slot: self.pick(RELATIVES)})
+        kind = self.pick((*RELATIVES, "aunt", "uncle"))
+        if isinstance(kind, str):
+            gender = "f" if kind == "aunt" else "m"
+            kind = Person(f"{kind.capitalize()} {self.name(gender)}", gender, kind)
+        self.set(**{slot: kind})
 
     def trade(self, slot: str = "p") -> None:
         """A grown-up with a trade: "the baker", a different one for each slot."""
@@ -134,8 +152,20 @@ class Tale:
 
     # ---- beats that many plots share
 
-    def meet(self) -> None:
-        """Who the story is about."""
+    def weave(self, *names: str) -> None:
+        """Begin none, one or two of the threads of these names."""
+        buddy = self.pick(tuple(COMPANIONS))
+        noise, treat = COMPANIONS[buddy]
+        self.pet("buddy", (buddy,))
+        self.set(buddy_a=self.pick(("a big", "an old", "a small", "a young", "a clever", "a fat", "a grey", "a brown")))
+        self.set(buddy_noise=noise, treat_for_buddy=treat, song=self.pick(SONGS), saying=self.pick(SAYINGS))
+        self.set(garment=f"{self.pick(COLOURS)} {self.pick(GARMENTS)}", dish=self.pick(DISHES))
+        for name in self.rng.sample(names, min(self.pick((0, 1, 1, 1, 2, 2)), len(names))):
+            self._threads.append(THREADS[name])
+            self.say(*THREADS[name].begin)
+
+    def meet(self, *threads: str) -> None:
+        """Who the story is about, and which of these threads go with it."""
         self.say(
             "Once upon a time, there was a {trait} {h.child} <named|called> {h} who lived in {home}.",
             "Once upon a time, in {home}, there lived a {trait} {h.child} <named|called> {h}.",
@@ -144,12 +174,20 @@ class Tale:
             "There was once a {trait} {h.child} whose name was {h}. {h.He} lived in {home}.",
             "Long ago, a {h.child} <named|called> {h} lived in {home}.",
             "Once there was a {h.child} <named|called> {h}, and {h.he} was very {trait}.",
+            "This is the story of {h}, a {trait} {h.child} from {home}.",
+            "Not so long ago, a {trait} {h.child} <named|called> {h} lived in {home}.",
+            "Everybody in the village knew {h}, the {trait} {h.child} from the {place_word}.",
+            "{h} lived in {home} and was the most {trait} {h.child} far and wide.",
+            "If you had come to {home} in those days, you would have met {h}, a {trait} {h.child}.",
+            "My grandmother told me of a {h.child} named {h}, who was so {trait} that people still talk about it.",
         )
         self.maybe(
             "{h.He} {does}.",
             "{h.He} {does}, and everybody knew it.",
             "Everybody knew that {h.he} {does}.",
+            "It was well known that {h.he} {does}.",
         )
+        self.weave(*threads)
 
     def day(self) -> None:
         """A day begins, and {h} goes to the place."""
@@ -159,6 +197,9 @@ class Tale:
             "It was a {weather.adjective} day in {season}, and {h} was {place.at}.",
             "On a {weather.adjective} {season} day, {h} wanted to play {place.at}.",
             "One <morning|day>, {seen}, and {h} <went|ran> to {place.the}.",
+            "One day in {season}, {h} had nothing to do and walked to {place.the}. {seen}.",
+            "When {h} woke up, {seen}. After breakfast {h.he} set off for {place.the}.",
+            "It was <Sunday|Monday|Friday|Saturday>, {seen}, and {h} was {place.at}.",
         )
         self.maybe("{sight}.")
 
@@ -174,8 +215,11 @@ class Tale:
             "That evening, {h} went to bed tired and happy.",
             "And {h} dreamed of it all night long.",
             "It was the best day that {h} could remember.",
+            "Before {h} fell asleep, {h.he} thought of it once more.",
+            "{h} told the story again and again, and each time it grew a little longer.",
+            "The moon looked in at the window and saw {h} smile in {h.his} sleep.",
+            "Many years later, {h} still liked to talk about that day.",
             "And if nobody has told {h} to stop, {h.he} is smiling still.",
-            "The end.",
         )
 
 

@@ -1,0 +1,1 @@
+"""A grammar of small stories: words, a teller, threads, and plots by kind. The door is stories.py."""
