@@ -267,6 +267,9 @@ def main() -> None:
         f"{tokenizer.get_vocab_size()} token types; {time.perf_counter() - began:.0f} s",
         flush=True,
     )
+    longest = max(corpus.lengths.max(), held_out.lengths.max())
+    if longest > Config.context:
+        sys.exit(f"the longest story has {longest} tokens, the context {Config.context}; raise --vocab")
 
     model = StoryModel(Config(tokenizer.get_vocab_size(), n_layers=args.layers)).to(args.device)
     train_loss = train(model, corpus, args)

@@ -4,6 +4,7 @@ from storybook.teller import Tale
 from storybook.words import Person
 
 ERRANDS = (
+    # what {h} carries, in full, what {r} needs it for, what {r} says
     ("soup", "a pot of hot soup", "who was ill in bed", "The soup is still warm"),
     ("medicine", "a bottle of medicine", "who had a bad cough", "I feel better already"),
     ("letter", "a letter with a red seal", "who had waited for it all year", "It is from my brother across the sea"),
@@ -14,6 +15,7 @@ ERRANDS = (
 
 
 CROSSINGS = (
+    # what is in the way, what the animal says, what {h} does
     (
         "a river, and the bridge was gone",
         "I will show you where the water is shallow",
@@ -179,7 +181,7 @@ def fog_light(t: Tale) -> None:
         other=t.pick(("mother", "father", "uncle", "aunt", "brother")),
     )
     he = {"mother": "she", "aunt": "she"}.get(t.facts["other"], "he")
-    t.set(o=he, oh="her" if he == "she" else "him")
+    t.set(o=he)
     t.set(
         trouble=t.pick(
             (
@@ -247,6 +249,7 @@ def fog_light(t: Tale) -> None:
 
 
 DRAGONS = (
+    # the trouble, its name, the advice, what comes of it
     (
         "had the hiccups, and with every hiccup a flame shot out",
         "hiccups",
@@ -336,9 +339,7 @@ def dragon(t: Tale) -> None:
     )
     t.say(
         '{h} thought about it. "You could {advice}," {h.he} said.',
-        '"I know what will help," said {h}. "{advice}."'.replace(
-            "{advice}", t.facts["advice"][0].upper() + t.facts["advice"][1:]
-        ),
+        '"I know what will help," said {h}. "{advice}."',
     )
     t.say("They tried it together, and {solved}.", "{d} did it, and truly, {solved}.")
     t.part()

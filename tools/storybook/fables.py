@@ -223,10 +223,8 @@ def flatterer(t: Tale) -> None:
         )
         t.say("{h} went home hungry, but a little wiser.", "{h} sighed. There was nothing left but a few crumbs.")
         t.say(
-            "<The next day|The next morning|A day later>, {f} came again with sweet words. But this time {h} kept {h.his} food in {h.his} paws and only smiled.".replace(
-                "in {h.his} paws", "behind {h.his} back"
-            ),
-            "and when somebody praised {h.him} after that, {h} said thank you and held {h.his} dinner tight.",
+            "<The next day|The next morning|A day later>, {f} came again with sweet words. But this time {h} kept {h.his} food behind {h.his} back and only smiled.",
+            "And when somebody praised {h.him} after that, {h} said thank you and held {h.his} dinner tight.",
         )
         t.say("So it is: whoever praises too much wants something.", "And {f} had to look for {f.his} own breakfast.")
     else:

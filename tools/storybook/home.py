@@ -7,6 +7,7 @@ from storybook.teller import Tale
 from storybook.words import GOOD_TRAITS
 
 BAKES = (
+    # the cake, what it is named for, what is missing, what is there
     ("an apple cake", "apples", "eggs", ("flour", "butter")),
     ("a plum pie", "plums", "butter", ("flour", "sugar")),
     ("a honey bread", "honey", "flour", ("milk", "salt")),
@@ -93,6 +94,7 @@ def baking(t: Tale) -> None:
 
 
 BREAKAGES = (
+    # what breaks, its noun, what {h} is doing, what happens
     (
         "a blue vase",
         "vase",
@@ -175,6 +177,7 @@ def broken(t: Tale) -> None:
 
 
 NOISES = (
+    # what is heard, what it might be, what it is
     (
         "a scratching at the window",
         "a giant with long fingers",

@@ -4,7 +4,7 @@ from storybook.teller import Tale
 
 
 SKILLS = (
-    # to do, who fails how, the advice, doing it right, who is shown
+    # what to learn, how it fails at first, the advice, how it works at last, what comes of it
     (
         "whistle",
         "only air came out",
@@ -183,6 +183,7 @@ def wish_for_a_skill(t: Tale) -> None:
 
 
 QUARRELS = (
+    # what to do together, what each one wants, what it becomes, how it is received
     (
         "build a raft",
         "{h} wanted a sail, and {f} wanted oars",
@@ -320,6 +321,7 @@ def quarrel(t: Tale) -> None:
 
 
 GIFTS = (
+    # the present, what it is made of, how, what goes wrong, how {f} mends it, what {r} says
     (
         "a scarf",
         "red wool",

@@ -103,6 +103,7 @@ def _passer_by_finds(t: Tale) -> None:
 
 
 SEEDS = (
+    # what the seed becomes, what it looks like, what it is good for
     ("a sunflower", "taller than the <fence|door|house>", "its seeds fed the birds all winter"),
     ("a pumpkin", "as big as a <wheel|barrel|sheep>", "there was soup for the whole street"),
     ("a bean plant", "higher than the roof", "there were beans for everybody"),
@@ -183,6 +184,7 @@ def growing(t: Tale) -> None:
 
 
 RESCUES = (
+    # who is in need, where, how {h} helps, what it eats, how it says thank you
     (
         "a kitten",
         "high up in a tree and could not get down",
@@ -288,6 +290,7 @@ def rescue(t: Tale) -> None:
 
 
 NEWCOMERS = (
+    # what {f} can do, what the others ask for
     ("juggle with five apples", "asked {f} to show the others how to juggle"),
     ("tell wonderful stories", "asked {f} to tell a story"),
     ("draw horses that seemed to gallop", "asked {f} to draw one for the class"),
@@ -406,7 +409,11 @@ def sharing(t: Tale) -> None:
         lefts=many if left > 1 else single,
     )
     t.set(why=t.pick(("was tired from work", "had not eaten all day", "looked sad", "had lost a purse")))
-    t.set(it="them" if left > 1 else "it", beast=t.pick(("sparrow", "dog", "goat", "squirrel", "duck")))
+    t.set(
+        it="them" if left > 1 else "it",
+        were="were" if left > 1 else "was",
+        beast=t.pick(("sparrow", "dog", "goat", "squirrel", "duck")),
+    )
     t.meet("companion", "garment", "song", "saying")
     t.say(
         "<One day|One morning|One afternoon|One fine day>, {h} went to the market and bought {total} {many} for {h.his} {r.kind}.",
@@ -431,9 +438,7 @@ def sharing(t: Tale) -> None:
     )
     t.say(
         "{h} counted: {total} take away {first} is {middle}, and {middle} take away {second} is {left}.",
-        "<Then|And then|After that,> {h} looked into the basket, and there {were} only {left} {lefts}.".replace(
-            "{were}", "were" if left > 1 else "was"
-        ),
+        "<Then|And then|After that,> {h} looked into the basket, and there {were} only {left} {lefts}.",
     )
     t.part()
     t.say('"What will {r} say?" thought {h}.', "{h} went more and more slowly, for {h.he} was a little afraid.")

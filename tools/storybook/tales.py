@@ -5,6 +5,7 @@ from storybook.words import BAD_TRAITS, Person
 
 
 CHORES = (
+    # what is found done, what {s} is seen doing, the reward
     ("the floor was swept", "sweeping the floor", "a tiny broom"),
     ("the dishes were washed", "drying the last cup", "a little apron"),
     ("the wood was stacked by the stove", "carrying a stick of wood", "a small pair of gloves"),
@@ -89,6 +90,7 @@ def secret_helper(t: Tale) -> None:
 
 
 WISHES = (
+    # the wish, what comes of it, how {h} feels about it, what {h} wants instead
     (
         "that everything {h.he} touched should turn into cake",
         "{h.His} bed turned into cake, and so did {h.his} shoes and the front door",
@@ -135,6 +137,7 @@ WISHES = (
 
 
 WISH_GIVERS = (
+    # who, where it is stuck, how {h} frees it
     ("a silver fish", "in a net", "set it free"),
     ("a tiny fairy", "in a spider's web", "cut the web open"),
     ("an old frog", "in a dry well", "lifted it out with a bucket"),

@@ -5,11 +5,12 @@ A template holds {slots}, filled by `str.format` from the tale's facts, and <alt
 
 import random
 import re
+from collections.abc import Sequence
 
 from storybook.threads import THREADS, Thread
 from storybook.words import (
     ANIMALS, BOYS, COLOURS, COMPANIONS, DISHES, ENDINGS, GARMENTS, GIRLS, GOOD_TRAITS, HOMES, MIDDLES,
-    ONSETS, PETS, PLACES, RELATIVES, SAYINGS, SEASONS, SIZES, SONGS, THINGS, TRADES, VOWELS, WEATHERS, Person, Thing,
+    ONSETS, PETS, PLACES, RELATIVES, SAYINGS, SEASONS, SIZES, SONGS, THINGS, TRADES, VOWELS, WEATHERS, Person,
 )  # fmt: skip
 
 INVENTED_NAMES = 0.15  # the share of names that are made up of syllables
@@ -19,7 +20,6 @@ _A_VOWEL = re.compile(r"\b([Aa]) (?=[aeiouAEIO])(?!one\b|uni|use)")
 # A sentence begins: at the start, after a full stop or a mark outside of quotes, after an opening quote
 # (but not after a comma and a quote, where speech goes on).
 _START = re.compile(r'(?:^|[.!?]\s+|[.]"\s+|(?:^|(?<!,)\s)")([a-z])')
-_SPACES = re.compile(r" {2,}| (?=[.,!?])")
 
 
 class Tale:
@@ -34,11 +34,12 @@ class Tale:
 
     # ---- telling
 
-    def pick(self, options):
+    def pick(self, options: Sequence):
         """One of them, each as likely."""
         return options[int(self.rng.random() * len(options))]
 
     def chance(self, share: float) -> bool:
+        """True in this share of the tales."""
         return self.rng.random() < share
 
     def set(self, **facts) -> None:
@@ -91,30 +92,31 @@ class Tale:
                 self._names.add(name)
                 return name
 
-    def child(self, slot: str = "h", traits: dict[str, str] = GOOD_TRAITS) -> None:
-        """A child with a trait; the first one's home and season come along."""
+    def child(self, traits: dict[str, str] = GOOD_TRAITS) -> None:
+        """The hero {h}: a child with one of these traits and a home."""
         gender = self.pick("fm")
-        self.set(**{slot: Person(self.name(gender), gender)})
+        self.set(h=Person(self.name(gender), gender))
         trait = self.pick(tuple(traits))
         self.set(
             trait=trait,
             home=self.pick(HOMES),
             place_word=self.pick(("mill", "old bridge", "corner house", "last house", "bakery", "farm")),
         )
-        self.set(does=traits[trait].replace("{h", "{" + slot))
+        self.set(does=traits[trait])
 
-    def friend(self, slot: str = "f") -> None:
-        """Another child; usually of the other gender, so that "she" and "he" stay clear."""
+    def friend(self) -> None:
+        """Another child {f}; usually of the other gender, so that "she" and "he" stay clear."""
         other = {"f": "m", "m": "f"}[self.facts["h"].gender]
         gender = other if self.chance(0.8) else self.facts["h"].gender
-        self.set(**{slot: Person(self.name(gender), gender)})
+        self.set(f=Person(self.name(gender), gender))
 
-    def relative(self, slot: str = "r") -> None:
+    def relative(self) -> None:
+        """A relative {r} of {h}; aunts and uncles have names."""
         kind = self.pick((*RELATIVES, "aunt", "uncle"))
         if isinstance(kind, str):
             gender = "f" if kind == "aunt" else "m"
             kind = Person(f"{kind.capitalize()} {self.name(gender)}", gender, kind)
-        self.set(**{slot: kind})
+        self.set(r=kind)
 
     def trade(self, slot: str = "p") -> None:
         """A grown-up with a trade: "the baker", a different one for each slot."""
@@ -123,6 +125,7 @@ class Tale:
         self.set(**{slot: Person(f"the {trade}", "m" if trade.endswith("man") else self.pick("fm"), trade)})
 
     def pet(self, slot: str = "pet", kinds: tuple[str, ...] = ("dog", "cat", "puppy", "kitten")) -> None:
+        """An animal of one of these kinds that has a name."""
         name = self.pick([n for n in PETS if n not in self._names])
         self._names.add(name)
         self.set(**{slot: Person(name, self.pick("fm"), self.pick(kinds))})
@@ -133,17 +136,16 @@ class Tale:
             gender = self.pick("fm")
             self.set(**{slot: Person(self.name(gender), gender, kind.noun), slot + "_kind": kind})
 
-    def thing(self, slot: str = "t", nouns: tuple[str, ...] = ()) -> None:
-        kinds = [x for x in THINGS if x.noun in nouns] if nouns else THINGS
-        found: Thing = self.pick(kinds)
-        look = self.pick(COLOURS if self.chance(0.75) or found.plural else SIZES)
-        self.set(**{slot: found.looking(look)})
+    def thing(self) -> None:
+        """A thing {t} of some colour or size."""
+        thing = self.pick(THINGS)
+        self.set(t=thing.looking(self.pick(COLOURS if self.chance(0.75) or thing.plural else SIZES)))
 
-    def scene(self, *only: str) -> None:
-        """Season, weather and a place (one of `only`, by its name, where given), and what follows from them."""
+    def scene(self) -> None:
+        """Season, weather and a place, and what follows from them."""
         season = self.pick(tuple(SEASONS))
         weather = WEATHERS[self.pick(SEASONS[season])]
-        place = self.pick([p for p in PLACES if p.the in only] if only else PLACES)
+        place = self.pick(PLACES)
         lively = weather.adjective in ("sunny", "windy")
         spots = self.rng.sample(place.spots, 3)
         self.set(season=season, weather=weather, place=place, spot=spots[0], spot2=spots[1], spot3=spots[2])
@@ -224,6 +226,5 @@ class Tale:
 
 
 def _polish(text: str) -> str:
-    text = _SPACES.sub(lambda m: "" if m[0] == " " else " ", text)
     text = _A_VOWEL.sub(r"\1n ", text)
     return _START.sub(lambda m: m[0][:-1] + m[1].upper(), text)

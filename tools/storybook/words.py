@@ -1,17 +1,17 @@
 """The words that stories are made of: people, animals, things, places, weather. Tells no story.
 
-A word carries what follows from it (a mouse its squeak, mittens their plural, rain its wet grass), so
-that a plot that uses the fields stays sound whatever is drawn.
+A word carries what follows from it (a mouse its hole, mittens their plural, rain its puddles), so that
+a plot that uses the fields stays sound whatever is drawn.
 """
 
 from dataclasses import dataclass, replace
 
-PRONOUNS = {"f": ("she", "her", "her"), "m": ("he", "him", "his"), "n": ("it", "it", "its")}
+PRONOUNS = {"f": ("she", "her", "her"), "m": ("he", "him", "his")}
 
 
 @dataclass(frozen=True)
 class Person:
-    """Who can act. `name` starts no sentence in lower case where it is a proper name."""
+    """Who can act: a name ("Rosa", "the baker") and its pronouns; `kind` is what a child is not."""
 
     name: str
     gender: str
@@ -46,7 +46,7 @@ class Person:
 
     @property
     def child(self) -> str:
-        return {"f": "girl", "m": "boy", "n": "child"}[self.gender]
+        return {"f": "girl", "m": "boy"}[self.gender]
 
 
 @dataclass(frozen=True)
@@ -74,20 +74,12 @@ class Thing:
         return "they" if self.plural else "it"
 
     @property
-    def It(self) -> str:
-        return self.it.capitalize()
-
-    @property
     def them(self) -> str:
         return "them" if self.plural else "it"
 
     @property
     def was(self) -> str:
         return "were" if self.plural else "was"
-
-    @property
-    def this(self) -> str:
-        return "these" if self.plural else "this"
 
     @property
     def is_(self) -> str:
@@ -118,13 +110,11 @@ class Weather:
 
 @dataclass(frozen=True)
 class Animal:
-    """A kind of animal: its home, what it likes to eat, the noise it makes."""
+    """A kind of animal that talks: its home, and what it likes to eat."""
 
     noun: str
     home: str
     food: str
-    noise: str
-    way: str
 
 
 GIRLS = (
@@ -346,22 +336,22 @@ SEASONS = {
 }
 
 ANIMALS = (
-    Animal("mouse", "a hole under the kitchen stairs", "cheese", "squeaked", "scurried"),
-    Animal("fox", "a den under a fallen tree", "blackberries", "barked", "trotted"),
-    Animal("bear", "a cave behind the waterfall", "honey", "growled", "lumbered"),
-    Animal("owl", "a hollow oak", "chestnuts", "hooted", "flew"),
-    Animal("hedgehog", "a heap of dry leaves", "apples", "snuffled", "shuffled"),
-    Animal("squirrel", "a nest high in a beech tree", "acorns", "chattered", "hopped"),
-    Animal("tortoise", "a quiet corner of the garden", "lettuce", "mumbled", "crawled"),
-    Animal("frog", "a pond full of lilies", "sweet plums", "croaked", "hopped"),
-    Animal("otter", "a bank by the river", "watercress", "chirped", "swam"),
-    Animal("badger", "a tidy burrow on the hill", "mushrooms", "grumbled", "marched"),
-    Animal("crow", "the top of a tall pine", "cherries", "cawed", "flapped"),
-    Animal("rabbit", "a burrow under the hedge", "carrots", "whispered", "hopped"),
-    Animal("duck", "a nest among the reeds", "bread crumbs", "quacked", "waddled"),
-    Animal("goat", "a shed on the mountain", "clover", "bleated", "climbed"),
-    Animal("mole", "a long tunnel under the meadow", "turnips", "muttered", "dug"),
-    Animal("sparrow", "a nest under the roof", "seeds", "chirped", "fluttered"),
+    Animal("mouse", "a hole under the kitchen stairs", "cheese"),
+    Animal("fox", "a den under a fallen tree", "blackberries"),
+    Animal("bear", "a cave behind the waterfall", "honey"),
+    Animal("owl", "a hollow oak", "chestnuts"),
+    Animal("hedgehog", "a heap of dry leaves", "apples"),
+    Animal("squirrel", "a nest high in a beech tree", "acorns"),
+    Animal("tortoise", "a quiet corner of the garden", "lettuce"),
+    Animal("frog", "a pond full of lilies", "sweet plums"),
+    Animal("otter", "a bank by the river", "watercress"),
+    Animal("badger", "a tidy burrow on the hill", "mushrooms"),
+    Animal("crow", "the top of a tall pine", "cherries"),
+    Animal("rabbit", "a burrow under the hedge", "carrots"),
+    Animal("duck", "a nest among the reeds", "bread crumbs"),
+    Animal("goat", "a shed on the mountain", "clover"),
+    Animal("mole", "a long tunnel under the meadow", "turnips"),
+    Animal("sparrow", "a nest under the roof", "seeds"),
 )
 
 # A trait, and what one who has it does.
