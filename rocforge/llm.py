@@ -1,5 +1,6 @@
 """The public API: a model file becomes an LLM that answers. Holds the parts together; computes nothing."""
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,8 @@ from rocforge.plan.ir import PAGE, Plan
 from rocforge.plan.place import place
 from rocforge.probe import Device, choose
 from rocforge.probe.cpu import resident_bytes
+
+log = logging.getLogger(__name__)
 
 BUILTIN = Path(__file__).parent / "assets" / "builtin.gguf"
 
@@ -66,6 +69,8 @@ def draw(
     try:
         config, plan = build_plan(file, kv_format)
         plan = place(fuse(plan), chosen)
+        if context is not None and context > config.context:
+            log.warning("a context of %d is more than the %d that %s was trained for", context, config.context, file.path)
         context = context or min(DEFAULT_CONTEXT, config.context)
         chunk = max(min(chunk_tokens, context), sequences)
         memory = allocate(
