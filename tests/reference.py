@@ -14,6 +14,7 @@ def quantize(x):
     """-> (values, scales, sums) of x [T, K] as formats.Q8 has them, computed in float32 as the contract says."""
     blocks = np.asarray(x, np.float32).reshape(len(x), -1, 32)
     largest = np.abs(blocks).max(-1)
+    largest[largest < 2.0**-120] = 0
     with np.errstate(divide="ignore"):
         inverse = np.where(largest > 0, np.float32(127) / largest, np.float32(0)).astype(np.float32)
     values = np.rint(blocks * inverse[..., None]).astype(np.int8)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import secrets
 import sys
 import time
@@ -90,6 +91,8 @@ def generate(
         if not quiet:
             click.echo(line, err=True)
 
+    if quiet:
+        logging.getLogger("rocforge").setLevel(logging.ERROR)
     start_s = time.perf_counter()
     say(str(choose(device, threads)))
     from rocforge.llm import LLM  # brings Numba: not before every fault that needs no model has been told

@@ -329,6 +329,17 @@ def _largest_lane(b, x):
     return b.extract_element(x, I32(0))
 
 
+def _clear_outside(b, x, first, last, value):
+    lane = constant(16, "i32", range(16))
+    inside = [b.icmp_signed(op, lane, spread(b, b.trunc(end, I32), 16)) for op, end in ((">=", first), ("<=", last))]
+    return b.select(b.and_(*inside), x, spread(b, value, 16))
+
+
+# (x, first, last, value) -> x with `value` in the lanes that are not among first..last
+clear_outside = instruction(f32x16, (f32x16, types.int64, types.int64, types.float32), _clear_outside)
+larger = instruction(
+    f32x16, (f32x16, f32x16), lambda b, x, y: call(b, "llvm.maxnum.v16f32", x.type, [x.type] * 2, [x, y])
+)
 largest_lane = instruction(types.float32, (f32x16,), _largest_lane)
 first_lane = instruction(types.float32, (f32x16,), lambda b, x: b.extract_element(x, I32(0)))
 
@@ -356,22 +367,24 @@ store_bytes = instruction(
 
 def _exp(b, x):
     """e^x for 16 lanes: 2^n * e^r with |r| <= ln 2 / 2, e^r by its Taylor series to r^7 (relative
-    remainder 5e-9). Below -87 it is 0, above 88 it stays at e^88."""
+    remainder 5e-9). Below -87 it is 0, above 88 it stays at e^88; NaN stays NaN."""
     vector = x.type
     splat_ = lambda value: constant(16, "f32", [value] * 16)
     fused = lambda *xs: call(b, "llvm.fma.v16f32", vector, [vector] * 3, xs)
     tiny = b.fcmp_ordered("<", x, splat_(-87.0))
-    x = call(b, "llvm.minnum.v16f32", vector, [vector] * 2, [x, splat_(88.0)])
-    x = call(b, "llvm.maxnum.v16f32", vector, [vector] * 2, [x, splat_(-87.0)])
-    n = call(b, "llvm.roundeven.v16f32", vector, [vector], [b.fmul(x, splat_(1.4426950408889634))])
+    x = b.select(b.fcmp_ordered(">", x, splat_(88.0)), splat_(88.0), x)
+    # 1.5 * 2^23: a sum with it has no room for a fraction, and its lowest bits are the integer n.
+    shifted = fused(x, splat_(1.4426950408889634), splat_(12582912.0))
+    n = b.fsub(shifted, splat_(12582912.0))
     # ln 2 in two parts, the first with so few bits that n times it is exact.
     r = fused(n, splat_(-0.693359375), x)
     r = fused(n, splat_(2.12194440e-4), r)
     total = splat_(1 / 5040)
     for factor in (1 / 720, 1 / 120, 1 / 24, 1 / 6, 1 / 2, 1.0, 1.0):
         total = fused(total, r, splat_(factor))
-    exponent = b.shl(b.add(b.fptosi(n, i32x16.llvm), constant(16, "i32", [127] * 16)), constant(16, "i32", [23] * 16))
-    return b.select(tiny, splat_(0.0), b.fmul(total, b.bitcast(exponent, vector)))
+    biased = b.add(b.bitcast(shifted, i32x16.llvm), constant(16, "i32", [127] * 16))
+    power = b.bitcast(b.shl(biased, constant(16, "i32", [23] * 16)), vector)
+    return b.select(tiny, splat_(0.0), b.fmul(total, power))
 
 
 exp16 = instruction(f32x16, (f32x16,), _exp)

@@ -1,8 +1,10 @@
 """From logits to token ids: penalties, truncation, the draw. Knows no requests and draws no random numbers.
 
-A row is host work of microseconds for the few candidates that truncation leaves, so this is numpy
-over whole rows, with only as much of a row sorted as the draw needs.
+The few candidates that truncation leaves are microseconds of work, so this is numpy over whole rows,
+with only as much of a row sorted as the draw needs.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -50,52 +52,67 @@ def sample(
     prefix of mass `top_p` (1: all); of these the ones of at least `min_p` times the largest's
     chance; then the softmax at `temperature`, and from it, candidates in descending order (ties by
     lower id), the one at which the cumulated chance exceeds `uniform`, in [0, 1). Temperature 0 is
-    the first largest logit. NaN counts as minus infinity.
+    the first largest logit, and so is a row whose largest is infinite. NaN counts as minus infinity.
     """
     for r in range(len(logits)):
-        if temperature[r] == 0:
-            row = logits[r]
-            best = int(np.argmax(row))
-            out[r] = best if not np.isnan(row[best]) else np.nanargmax(row) if not np.isnan(row).all() else 0
+        row, best = logits[r], logits[r].max()
+        if np.isnan(best):
+            row = np.where(np.isnan(row), -np.inf, row)
+            best = row.max()
+        if temperature[r] == 0 or not np.isfinite(best):
+            out[r] = np.argmax(row)
         else:
-            out[r] = _draw(logits[r], temperature[r], int(top_k[r]), top_p[r], min_p[r], uniform[r])
+            out[r] = _draw(row, best, float(temperature[r]), int(top_k[r]), float(top_p[r]), float(min_p[r]), float(uniform[r]))
 
 
-def _draw(row: np.ndarray, temperature: float, top_k: int, top_p: float, min_p: float, uniform: float) -> int:
-    row = np.where(np.isnan(row), -np.inf, row.astype(np.float64))
+def _draw(
+    row: np.ndarray, best: np.float32, temperature: float, top_k: int, top_p: float, min_p: float, uniform: float
+) -> int:
+    """An id for one row, whose largest logit is `best`."""
     if 0 < top_k < len(row):
-        ids = _largest(row, top_k)
-    elif top_p < 1 or min_p > 0:
-        ids = _prefix(row, top_p, min_p)
+        prefixes = [_largest(row, top_k)]
+        relative = np.subtract(row[prefixes[0]], best, dtype=np.float64)
     else:
-        ids = _largest(row, len(row))
-    chance = np.exp(row[ids] - row[ids[0]])
-    if top_p < 1:
-        # Without top-k the mass is that of the whole row, of which ids may be a part.
-        total = chance.sum() if 0 < top_k < len(row) else np.exp(row - row[ids[0]]).sum()
-        chance = chance[: int(np.searchsorted(np.cumsum(chance), top_p * total)) + 1]
-    chance = chance[chance >= min_p]
-    cumulated = np.cumsum(np.exp((row[ids[: len(chance)]] - row[ids[0]]) / temperature))
-    return int(ids[min(int(np.searchsorted(cumulated, uniform * cumulated[-1], side="right")), len(chance) - 1)])
+        prefixes = _prefixes(row)
+        relative = np.subtract(row, best, dtype=np.float64)
+    limit, chances = len(relative), np.exp(relative)
+    least_mass = top_p * chances.sum()
+    for ids in prefixes:
+        logits = np.subtract(row[ids], best, dtype=np.float64)
+        chance = np.exp(logits)
+        n, is_known = len(ids), len(ids) == limit
+        if top_p < 1:
+            # Sums in two orders may differ in their last bits: where the mass is never reached, all are kept.
+            kept = int(np.searchsorted(np.cumsum(chance), least_mass)) + 1
+            n, is_known = min(n, kept), is_known or kept <= n
+        kept = int(np.searchsorted(-chance, -min_p, side="right"))
+        n, is_known = min(n, kept), is_known or kept < n
+        cumulated = np.cumsum(np.exp(logits[:n] / temperature))
+        if is_known:
+            return int(ids[min(int(np.searchsorted(cumulated, uniform * cumulated[-1], side="right")), n - 1)])
+        if top_p == 1:
+            # More survive than these, but the draw may well fall among these.
+            total = np.exp(relative[chances >= min_p] / temperature).sum()
+            drawn = int(np.searchsorted(cumulated, uniform * total, side="right"))
+            if drawn < n:
+                return int(ids[drawn])
+    raise AssertionError("the last prefix is the whole row")
+
+
+def _prefixes(row: np.ndarray) -> Iterator[np.ndarray]:
+    """The ids of the largest logits in descending order: few, more, at last all."""
+    n = _FIRST
+    while n < len(row):
+        yield _largest(row, n)
+        n *= 8
+    yield _largest(row, len(row))
 
 
 def _largest(row: np.ndarray, n: int) -> np.ndarray:
     """The ids of the n largest, in descending order, ties by lower id."""
-    if n >= len(row):
-        return np.argsort(-row, kind="stable")
-    least = np.partition(row, len(row) - n)[len(row) - n]
-    above = np.flatnonzero(row > least)
-    ids = np.concatenate([above, np.flatnonzero(row == least)[: n - len(above)]])
-    return ids[np.argsort(-row[ids], kind="stable")]
-
-
-def _prefix(row: np.ndarray, top_p: float, min_p: float) -> np.ndarray:
-    """The largest ids in order, enough of them that top-p or min-p ends within."""
-    chance, n = np.exp(row - row.max()), _FIRST
-    total = chance.sum()
-    while n < len(row):
-        ids = _largest(row, n)
-        if chance[ids].sum() >= top_p * total or chance[ids[-1]] < min_p:
-            return ids
-        n *= 8
-    return _largest(row, len(row))
+    ids, folds = np.arange(len(row)), len(row) // (2 * n)
+    if folds > 1:
+        # Of each of 2n parts or more the largest: n logits at least are not below the n-th largest of these.
+        largest = row[: len(row) // folds * folds].reshape(folds, -1).max(axis=0)
+        ids = np.flatnonzero(row >= np.partition(largest, -n)[-n])
+    return ids[np.argsort(-row[ids], kind="stable")[:n]]

@@ -1,6 +1,8 @@
 """Teams, programs, launches, and the cache of compiled kernels."""
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -11,6 +13,7 @@ import pytest
 
 from rocforge.cpu.isa import load_i64, store_i64
 from rocforge.cpu.threads import Program, Team, kernel, launch, record, share, use, words
+from tests.paths import ROOT
 
 
 @kernel
@@ -69,6 +72,78 @@ def test_an_empty_program_and_more_threads_than_work():
         launch(add_one, x, 1)
     team.close()
     assert x[0] == 1
+
+
+def test_empty_programs_in_between():
+    """Threads that woke late for an empty one would run the next one twice."""
+    team, x = Team(3), np.zeros(64, np.int64)
+    with record() as program:
+        launch(add_one, x, 64)
+    for _ in range(1000):
+        team.run(Program())
+        team.run(program)
+    team.close()
+    assert set(x.tolist()) == {1000}
+
+
+def test_a_closed_team_runs_on_the_callers_thread():
+    team, x = Team(3), np.zeros(64, np.int64)
+    with record() as program:
+        launch(add_one, x, 64)
+    team.close()
+    team.run(program)
+    assert set(x.tolist()) == {1}
+
+
+FORK = """
+import os, sys, warnings
+import numpy as np
+from rocforge.cpu.gather import gather
+from rocforge.cpu.threads import Team, record
+warnings.simplefilter("ignore")  # Python warns of forks where there are threads
+team, out = Team(2), np.zeros((2, 1), np.float32)
+with record() as program:
+    gather(np.ones((1, 1), np.float32), np.zeros(2, np.int32), out)
+team.run(program)
+out[:] = 0
+child = os.fork()
+team.run(program)
+team.close()
+good = out.tolist() == [[1.0], [1.0]]
+if not child:
+    os._exit(0 if good else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or not good)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_the_child_of_a_fork_has_threads_of_its_own():
+    assert subprocess.run([sys.executable, "-c", FORK], timeout=60).returncode == 0
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no interval timers")
+def test_an_interrupt_leaves_the_team_whole():
+    """Ctrl-C at any moment: a program has run on all threads or on none."""
+    team, x = Team(3), np.zeros(64, np.int64)
+    with record() as program:
+        for _ in range(20):
+            launch(add_one, x, 64)
+    team.run(program)  # compiles
+    interrupts = 0
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        while interrupts < 50:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.001)
+                while True:
+                    team.run(program)
+            except KeyboardInterrupt:
+                interrupts += 1
+                assert len(set(x.tolist())) == 1 and x[0] % 20 == 0
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    team.close()
+    assert x[0] > 20
 
 
 def test_close_ends_the_threads():
@@ -168,6 +243,35 @@ def test_a_cache_that_cannot_be_written_is_passed_over(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("a file stands where the directory should be")
     assert run_with(blocked, tmp_path).startswith(str(tmp_path))
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="this system has no user ids")
+def test_a_cache_that_another_user_has_laid_out_is_not_used(tmp_path):
+    """Compiled kernels are code: nobody else's may be loaded from where all may write."""
+    blocked = tmp_path / "file"
+    blocked.touch()
+    another = os.getuid() + 1
+    (tmp_path / f"rocforge-{another}").mkdir()
+    env = {**os.environ, "XDG_CACHE_HOME": str(blocked), "TMPDIR": str(tmp_path)}
+    as_another = f"import os; os.getuid = lambda: {another}\n{PROGRAM}"
+    ran = subprocess.run([sys.executable, "-c", as_another], env=env, capture_output=True, text=True)
+    assert ran.returncode != 0 and "set XDG_CACHE_HOME" in ran.stderr
+
+
+def test_a_change_in_any_source_makes_another_cache(tmp_path):
+    """Numba itself looks only at the file of a kernel, not at what that file imports."""
+    package = tmp_path / "rocforge"
+    shutil.copytree(ROOT / "rocforge", package, ignore=shutil.ignore_patterns("__pycache__", "assets"))
+    ask = "from rocforge.cpu.threads import prepare_cache; print(prepare_cache())"
+    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(tmp_path)}
+    directory = lambda: subprocess.run(
+        [sys.executable, "-c", ask], env=env, cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+    first = directory()
+    assert directory() == first
+    with open(package / "cpu" / "isa.py", "a") as source:
+        source.write("# changed\n")
+    assert directory() != first
 
 
 def test_two_processes_may_start_together(tmp_path):

@@ -15,8 +15,8 @@ def step(H, G, D, lengths, new, dtype, seed=0):
     per = -(-max(lengths) // PAGE)
     order = rng.permutation(per * len(lengths) + 3)
     page_table = order[: per * len(lengths)].reshape(len(lengths), per).astype(np.int32)
-    # What no sequence has written is huge: reading it would show.
-    k, v = (np.full((len(order), G, PAGE, D), 6e4, dtype) for _ in range(2))
+    # What no sequence has written is no number: a result that depends on it would show.
+    k, v = (np.full((len(order), G, PAGE, D), np.nan, dtype) for _ in range(2))
     for s, length in enumerate(lengths):
         for p in range(length):
             k[page_table[s, p // PAGE], :, p % PAGE] = rng.standard_normal((G, D))
@@ -39,6 +39,9 @@ CASES = [
     (4, 2, 64, [150, 20], 30, 17),
     (4, 2, 32, [90], 90, 32),
     (2, 2, 16, [40], 40, 1),
+    (14, 2, 64, [70, 1], 33, 0),  # groups of 7, as Qwen2's
+    (1, 1, 64, [200], 150, 0),  # more tokens than share a page
+    (3, 1, 33, [45], 20, 0),
 ]
 
 
@@ -67,11 +70,34 @@ def test_large_scores_do_not_overflow():
     np.testing.assert_allclose(out, expected, atol=5 * 3000 * 2**-22)
 
 
+def test_what_is_no_number_is_not_hidden():
+    qkv, *rest = step(1, 1, 16, [40], 40, np.float32)
+    qkv[35, 0] = np.nan
+    out = np.empty((40, 16), np.float32)
+    attention(qkv, *rest, out, heads=1, kv_heads=1, head_dim=16, scale=0.25, window=0)
+    assert np.flatnonzero(np.isnan(out).any(axis=1)).tolist() == [35]
+
+
+@pytest.mark.parametrize("threads", [2, 3, 5, 9])
+def test_bits_do_not_depend_on_how_heads_are_shared_out(threads):
+    """One token: there are fewer kv-heads than threads, so a group's heads are divided."""
+    arrays = step(7, 1, 64, [75], 1, np.float16)
+    attrs = {"heads": 7, "kv_heads": 1, "head_dim": 64, "scale": 0.125, "window": 0}
+    shared, alone = np.empty((1, 7 * 64), np.float32), np.empty((1, 7 * 64), np.float32)
+    team = Team(threads)
+    with use(team):
+        attention(*arrays, shared, **attrs)
+    team.close()
+    attention(*arrays, alone, **attrs)
+    np.testing.assert_array_equal(shared, alone)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_bits_depend_on_nothing_else_in_the_step(threads):
-    qkv, positions, sequences, *cache = step(4, 2, 48, [90, 61], 50, np.float16)
-    attrs = {"heads": 4, "kv_heads": 2, "head_dim": 48, "scale": 0.2, "window": 0}
-    together, alone = (np.empty((len(qkv), 4 * 48), np.float32) for _ in range(2))
+@pytest.mark.parametrize("window", [0, 40])
+def test_bits_depend_on_nothing_else_in_the_step(threads, window):
+    qkv, positions, sequences, *cache = step(5, 1, 48, [90, 61], 50, np.float16)
+    attrs = {"heads": 5, "kv_heads": 1, "head_dim": 48, "scale": 0.2, "window": window}
+    together, alone = (np.empty((len(qkv), 5 * 48), np.float32) for _ in range(2))
     team = Team(threads)
     with use(team):
         attention(qkv, positions, sequences, *cache, together, **attrs)

@@ -30,6 +30,10 @@ def test_two_ulps_over_the_whole_range():
     np.testing.assert_allclose(exp(x), np.exp(x.astype(np.float64)), rtol=2**-22)
 
 
+def test_what_is_no_number_stays_so():
+    assert np.isnan(exp([np.nan, 0.0])).tolist() == [True, False]
+
+
 def test_the_ends():
     assert exp([0.0])[0] == 1
     assert np.all(exp([-87.1, -1e4, -1e30, -np.inf]) == 0)

@@ -47,6 +47,11 @@ def test_greedy_takes_the_first_largest_number():
     assert out.tolist() == [1, 2, 0]
 
 
+@pytest.mark.parametrize(("logits", "drawn"), [([0, np.inf, 1, np.inf], 1), ([-np.inf] * 3, 0), ([np.nan] * 3, 0)])
+def test_rows_without_a_distribution_give_their_first_largest(logits, drawn):
+    assert set(drawn_ids(np.array(logits, np.float32), np.linspace(0, 0.99, 5), 1.0, 0, 0.9, 0.1)) == {drawn}
+
+
 def test_what_is_no_number_is_never_drawn():
     logits = np.array([0, np.nan, -np.inf, 0], np.float32)
     assert set(drawn_ids(logits, np.linspace(0, 0.999, 50), 1.0, 0, 1.0, 0.0)) == {0, 3}
