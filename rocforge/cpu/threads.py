@@ -3,7 +3,7 @@
 A CPU kernel is a compiled function `kernel(args, tid, team)`: `args` points to its argument
 words (addresses, integers, float bits), and it does the share of thread `tid` of `team`.
 A launch is a kernel's address with its words. Outside of `record()` it runs at once; inside,
-it is appended to a Program, which a later `replay()` runs whole: every thread walks the same
+it is appended to a Program, which `Team.run` later runs whole: every thread walks the same
 list in compiled code, with a barrier after each launch, and Python is not asked in between.
 It is to the CPU what a captured graph is to a GPU.
 """

@@ -84,6 +84,9 @@ def _read_rope(keys: "_Keys", head_dim: int, layout: str) -> Rope:
     scaling = keys.text("rope.scaling.type", "linear" if factor else "none")
     if scaling not in ("none", "linear", "yarn"):
         keys.fail("rope.scaling.type", f"{scaling!r} is not supported; none, linear and yarn are")
+    for key, usual in (("yarn_ext_factor", 1.0), ("yarn_log_multiplier", 0.0)):
+        if scaling == "yarn" and keys.real(f"rope.scaling.{key}", usual) != usual:
+            keys.fail(f"rope.scaling.{key}", f"only {usual} is supported")
     theta = keys.real("rope.freq_base", 10_000.0)
     if not theta > 1:
         keys.fail("rope.freq_base", f"{theta} is not above 1")

@@ -124,3 +124,10 @@ def test_scaling_is_read_from_the_metadata():
     # A factor of one changes nothing, whatever the type says.
     config, _ = build_plan(model_file(keys=metadata() | {**extra, "llama.rope.scaling.factor": 1.0}))
     assert config.rope.scaling == "none" and config.rope.attention_factor == 1
+
+
+@pytest.mark.parametrize("key", ["yarn_ext_factor", "yarn_log_multiplier"])
+def test_variants_of_yarn_that_are_not_computed_are_refused(key):
+    extra = {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0, f"llama.rope.scaling.{key}": 0.5}
+    with pytest.raises(ModelError, match=rf"llama\.rope\.scaling\.{key}: only .* is supported"):
+        build_plan(model_file(keys=metadata() | extra))
