@@ -1,6 +1,8 @@
 """The loop: schedule, run, sample, commit; and the text that comes of it. Knows no kernels."""
 
+import contextlib
 import secrets
+from collections.abc import Iterator
 
 from rocforge.engine.request import Request, Sampling
 from rocforge.engine.runner import Runner
@@ -18,6 +20,8 @@ class Engine:
     def __init__(self, runner: Runner, scheduler: Scheduler, sampler: Sampler, tokenizer):
         self.runner, self.scheduler, self.sampler, self.tokenizer = runner, scheduler, sampler, tokenizer
         self._open: set[Request] = set()
+        self._in_step = False
+        self._to_cancel: list[Request] = []
 
     def add(self, prompt_tokens: list[int], sampling: Sampling) -> Request:
         """Queue a prompt. Raises CapacityError where it can never fit."""
@@ -29,32 +33,51 @@ class Engine:
         return request
 
     def step(self) -> bool:
-        """One batch through the model; False where there was nothing to do."""
-        batch = self.scheduler.schedule()
-        if batch is None:
-            return False
-        try:
+        """One batch through the model; False where there was nothing to do.
+
+        Whatever is raised on the way passes on, Ctrl-C too; every request that had begun is then
+        cancelled and its pages are free, and those that wait are answered by the steps that follow.
+        """
+        with self._guarded():
+            batch = self.scheduler.schedule()
+            if batch is None:
+                return False
             logits = self.runner.run(batch)
             ids = self.sampler.sample(logits, batch.requests)
-        except BaseException:
-            # Ctrl-C too: what the step would have changed is unknown, so its requests end here.
-            for request, _ in batch.advanced:
-                self.cancel(request)
-            raise
-        self.scheduler.commit(batch, ids)
-        for request, token in zip(batch.requests, ids, strict=True):
-            self._emit(request, token)
-        return True
+            self.scheduler.commit(batch, ids)
+            for request, token in zip(batch.requests, ids, strict=True):
+                self._emit(request, token)
+            return True
 
     def cancel(self, request: Request) -> None:
-        """End a request where it stands; one that has ended stays as it is."""
-        if not request.finished:
+        """End a request where it stands; one that has ended stays as it is.
+
+        Within a step (a dropped stream may be collected as garbage there) it waits for the step's end.
+        """
+        if self._in_step:
+            self._to_cancel.append(request)
+        elif not request.finished:
             self._end(request, request.text.finish(), "cancelled")
 
     def close(self) -> None:
         """Cancel all that is open."""
         for request in list(self._open):
             self.cancel(request)
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Around a step: where it is broken off, the requests that had begun are cancelled."""
+        self._in_step = True
+        try:
+            yield
+        except BaseException:
+            # Ctrl-C falls between any two lines: nothing that is half done can be trusted.
+            self._to_cancel += self.scheduler.abandon(self._open)
+            raise
+        finally:
+            self._in_step = False
+            while self._to_cancel:
+                self.cancel(self._to_cancel.pop())
 
     def _emit(self, request: Request, token: int) -> None:
         request.mark_token()
@@ -66,13 +89,14 @@ class Engine:
         text, stopped = request.text.push(token)
         if stopped:
             self._end(request, text, "stop", token)
-        elif request.n_generated == sampling.max_tokens or len(request.tokens) > self.scheduler.context:
+        elif request.n_generated == sampling.max_tokens or len(request.tokens) > self.scheduler.capacity:
             self._end(request, text + request.text.finish(), "length", token)
         else:
             request.emit(text, token, None)
 
     def _end(self, request: Request, text: str, reason: str, token: int | None = None) -> None:
+        # In this order a request that Ctrl-C leaves half ended is still open, and is ended again.
         self.scheduler.finish(request)
-        self._open.discard(request)
-        request.finish_reason = reason
         request.emit(text, token, reason)
+        request.finish_reason = reason
+        self._open.discard(request)

@@ -1,10 +1,10 @@
 """A request and what may be asked of it: sampling parameters, bookkeeping, the answer. Computes nothing."""
 
 import itertools
-import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from numbers import Real
 
 from rocforge.engine.text import TextStream
 from rocforge.errors import RequestError
@@ -38,21 +38,20 @@ class Sampling:
     ignore_eos: bool = False
 
     def __post_init__(self):
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
-        object.__setattr__(self, "stop", tuple(self.stop))
         for name, low, high in _RANGES:
             value = getattr(self, name)
-            if value is None:
+            if value is None and name in _OPTIONAL:
                 continue
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-                raise RequestError(f"{name} is {value!r}; a number from {low} to {high} is wanted")
-            if not low <= value <= high:
-                raise RequestError(f"{name} is {value}; it must be from {low} to {high}")
-            if name in _WHOLE and value != int(value):
-                raise RequestError(f"{name} is {value}; a whole number is wanted")
-        if not all(isinstance(s, str) and s for s in self.stop):
+            kind, noun = (int, "whole number") if name in _WHOLE else (float, "number")
+            # numpy's numbers are welcome; NaN is in no range.
+            is_number = isinstance(value, Real) and not isinstance(value, bool)
+            if not is_number or not low <= value <= high or kind(value) != value:
+                raise RequestError(f"{name} is {value!r}; a {noun} from {low} to {high} is wanted")
+            object.__setattr__(self, name, kind(value))
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
+        if not isinstance(stop, (tuple, list)) or not all(isinstance(s, str) and s for s in stop):
             raise RequestError(f"stop is {self.stop!r}; non-empty strings are wanted")
+        object.__setattr__(self, "stop", tuple(stop))
 
     @property
     def penalises(self) -> bool:
@@ -73,6 +72,7 @@ _RANGES = (
     ("max_tokens", 1, 2**31 - 1),
 )
 _WHOLE = {"top_k", "penalty_window", "seed", "max_tokens"}
+_OPTIONAL = {"seed", "max_tokens"}
 
 
 @dataclass(frozen=True)

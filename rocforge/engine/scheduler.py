@@ -7,7 +7,7 @@ own back and starts again later from its tokens; the oldest is never robbed, so 
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,7 +23,8 @@ class Batch:
 
     `tokens`, `positions`, `sequences` int32 [T] (a sequence is a row of `page_table`, int32
     [sequences, pages of a sequence]); `rows` int32 [R] are the tokens whose logits are wanted, for
-    `requests`, one each. `advanced` says how many tokens of which request the step computes.
+    `requests`, one each. `advanced` says how many tokens of which request the step computes. The
+    arrays are the scheduler's own and hold until its next step.
     """
 
     tokens: np.ndarray
@@ -36,14 +37,19 @@ class Batch:
 
 
 class Scheduler:
-    """Requests in, batches out. `context` bounds a sequence, `n_pages` of `page_size` tokens all together."""
+    """Requests in, batches out. `context` bounds a sequence, `n_pages` of `page_size` tokens all together.
+
+    `capacity` is the tokens that one sequence can hold; the engine ends it there.
+    """
 
     def __init__(self, n_pages: int, page_size: int, max_tokens: int, max_sequences: int, context: int):
         assert max_tokens >= max_sequences, (max_tokens, max_sequences)
         self.page_size, self.max_tokens, self.context = page_size, max_tokens, context
+        # Beyond all pages a sequence could neither go on nor make room for itself.
+        self.capacity = min(context, n_pages * page_size)
         self.pool = PagePool(n_pages)
-        self._slots = list(range(max_sequences - 1, -1, -1))
         self._table = np.zeros((max_sequences, -(-context // page_size)), np.int32)
+        self._slots = self._all_slots()
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []  # by age
         self._tokens, self._positions, self._sequences = (np.zeros(max_tokens, np.int32) for _ in range(3))
@@ -56,6 +62,7 @@ class Scheduler:
     def add(self, request: Request) -> None:
         """Queue a request. Raises CapacityError for a prompt that can never fit."""
         n = len(request.prompt_tokens)
+        assert n, "a prompt without tokens"
         if n > self.context:
             raise CapacityError(
                 f"the prompt has {n} tokens, the context holds {self.context}; "
@@ -77,19 +84,31 @@ class Scheduler:
 
     finish = cancel
 
+    def abandon(self, requests: Iterable[Request]) -> list[Request]:
+        """Of `requests`, all there are, forget and return those that had begun; the others wait on.
+
+        For a step that was broken off anywhere, in here too: no page, slot or list is trusted.
+        """
+        begun = [r for r in requests if r in self._running or r not in self._waiting]
+        for request in begun:
+            request.pages, request.slot, request.computed = [], None, 0
+        self._waiting = deque(r for r in self._waiting if r not in begun)
+        self._running = []
+        self.pool, self._slots = PagePool(self.pool.n_pages), self._all_slots()
+        self._table[:] = 0
+        return begun
+
     def schedule(self) -> Batch | None:
         """The next step's batch; None where there is nothing to do."""
         planned: list[tuple[Request, int]] = []
         budget = self.max_tokens
-        for decoding in (True, False):
-            for request in list(self._running):
-                todo = len(request.tokens) - request.computed
-                if request.slot is None or (todo == 1) != decoding or not budget:
-                    continue
-                n = min(todo, budget)
-                if self._grow(request, n):
-                    planned.append((request, n))
-                    budget -= n
+        # By age. A prompt in the midst of its chunks took all that its elders left, so none younger has
+        # begun: whoever decodes comes before it. And who is thrown out is younger than all planned so far.
+        for request in list(self._running):
+            n = min(len(request.tokens) - request.computed, budget)
+            if request.slot is not None and self._grow(request, n):
+                planned.append((request, n))
+                budget -= n
         while self._waiting and self._slots and budget:
             request = self._waiting[0]
             # One whose whole text has no room now would only be thrown out again.
@@ -102,8 +121,7 @@ class Scheduler:
             self._grow(request, n)
             planned.append((request, n))
             budget -= n
-        # A request that was planned may have been thrown out by an older one that came later.
-        planned = [(r, n) for r, n in planned if r.slot is not None]
+        assert planned or not self.has_work, "the oldest request can always go on"
         return self._batch(planned) if planned else None
 
     def commit(self, batch: Batch, ids: list[int]) -> None:
@@ -126,6 +144,9 @@ class Scheduler:
 
     # ---- pages and slots
 
+    def _all_slots(self) -> list[int]:
+        return list(range(len(self._table) - 1, -1, -1))
+
     def _pages_for(self, n_tokens: int) -> int:
         return -(-n_tokens // self.page_size)
 
@@ -147,6 +168,7 @@ class Scheduler:
     def _leave(self, request: Request) -> None:
         self._running.remove(request)
         self.pool.give(request.pages)
+        self._table[request.slot, : len(request.pages)] = 0
         self._slots.append(request.slot)
         request.pages, request.slot, request.computed = [], None, 0
 

@@ -7,26 +7,32 @@ into words and merges in each the pair that was learnt first.
 
 import codecs
 import heapq
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from rocforge.errors import ModelError
+from rocforge.errors import ModelError, RequestError
 from rocforge.gguf.pretokenize import ADD_BOS, IGNORE_MERGES, PATTERNS, splitter
+
+log = logging.getLogger(__name__)
 
 # tokenizer.ggml.token_type
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
-# Texts of control tokens that end an answer, whatever the metadata says (as llama.cpp knows them).
+# Texts of special tokens that end an answer, whatever the metadata says (as llama.cpp knows them).
 END_TEXTS = {
     "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<|endoftext|>",
-    "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "<|end_of_text|>", "<end_of_utterance>",
+    "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<eos>", "</s>", "<|end_of_text|>", "<end_of_utterance>",
     "<\uff5cend\u2581of\u2581sentence\uff5c>",
 }  # fmt: skip
 SPACE = "\u2581"
-# Words whose ids are remembered: text repeats itself.
-_CACHED_WORDS = 1 << 16
+# Words whose ids are remembered, and the characters of the longest: text repeats itself.
+_CACHED_WORDS, _CACHED_CHARS = 1 << 16, 64
+# Phi-3 takes white space after its special tokens for a part of them, but for these; no key says so.
+_PHI3_NAMES, _PHI3_PLAIN = ("phi-3", "phi3"), {"<unk>", "<s>", "<|endoftext|>"}
+_WHITE = " \t\n\v\f\r"
 
 
 def _byte_alphabet() -> str:
@@ -51,8 +57,9 @@ class Tokenizer:
         self.eos_id: int | None = special["eos"]
         self.add_bos: bool = special["add_bos"] and self.bos_id is not None
         self.add_eos: bool = special["add_eos"] and self.eos_id is not None
-        named = {i for i in (special["eos"], special["eot"], special["eom"]) if i is not None}
-        self.end_ids = frozenset(named | {i for i in self._of_type(CONTROL) if tokens[i] in END_TEXTS})
+        named = (special["eos"], special["eot"], special["eom"])
+        self.end_ids = frozenset(i for i in (*named, *special["ends"]) if i is not None)
+        self._takes_white: set[int] = special["takes_white"]
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any], path: Any) -> "Tokenizer":
@@ -69,10 +76,13 @@ class Tokenizer:
         if not tokens:
             read.fail("tokens", "the vocabulary is empty")
         types = read.numbers("token_type", len(tokens), NORMAL)
-        scheme = _SCHEMES[model](read, tokens, types)
-        names = {"bos": "bos_token_id", "eos": "eos_token_id", "eot": "eot_token_id", "eom": "eom_token_id"}
-        special = {name: read.token_id(key, len(tokens)) for name, key in names.items()}
-        special |= {name: read.value(f"{name}_token", bool, scheme.defaults[name]) for name in ("add_bos", "add_eos")}
+        scheme = _SCHEMES[model](read, tokens)
+        defaults = scheme.defaults
+        ids = ("bos", "eos", "eot", "eom")
+        special = {name: read.token_id(f"{name}_token_id", len(tokens), defaults.get(name)) for name in ids}
+        special |= {name: read.value(f"{name}_token", bool, defaults[name]) for name in ("add_bos", "add_eos")}
+        special["ends"] = _find_ends(tokens, types)
+        special["takes_white"] = _find_white_takers(tokens, types, str(metadata.get("general.name", "")))
         return cls(tokens, types, scheme, special)
 
     # ---- text to ids
@@ -86,7 +96,10 @@ class Tokenizer:
             if isinstance(part, int):
                 ids.append(part)
                 after_special = True
-            elif part:
+                continue
+            if ids and after_special and ids[-1] in self._takes_white:
+                part = part.lstrip(_WHITE)
+            if part:
                 ids += self._scheme.encode(part, after_special)
                 after_special = False
         if add_special and self.add_eos:
@@ -119,7 +132,11 @@ class Tokenizer:
     # ---- ids to text
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes that a token adds to the text; a control token's are its name's."""
+        """The bytes that a token adds to the text; a control token's are its name's.
+
+        Raises RequestError for an id outside of the vocabulary, as all that decodes does.
+        """
+        self._check(token)
         kind, text = self._types[token], self._tokens[token]
         return self._scheme.token_bytes(text, kind)
 
@@ -134,7 +151,13 @@ class Tokenizer:
         return TextDecoder(self, skip_special, strip_space=not continues and self._scheme.adds_space)
 
     def is_special(self, token: int) -> bool:
+        """Whether the token is a control token or the unknown one: no part of the text."""
+        self._check(token)
         return self._types[token] in (CONTROL, UNKNOWN)
+
+    def _check(self, token: int) -> None:
+        if not 0 <= token < self.vocab_size:
+            raise RequestError(f"token {token} is outside of the vocabulary of {self.vocab_size}")
 
 
 class TextDecoder:
@@ -189,13 +212,35 @@ class _Reader:
             self.fail(key, f"has {len(value) if hasattr(value, '__len__') else 1} entries, the vocabulary {count}")
         return value.tolist()
 
-    def token_id(self, key: str, count: int) -> int | None:
+    def token_id(self, key: str, count: int, default: int | None = None) -> int | None:
+        """An id in a vocabulary of `count`, or None; where the key is absent, the default if it is one."""
         value = self.metadata.get(f"tokenizer.ggml.{key}")
-        if value is None or value == 0xFFFFFFFF:
+        if value is None:
+            return default if default is not None and default < count else None
+        if value == 0xFFFFFFFF:
             return None
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < count:
             self.fail(key, f"{value!r} is no id in a vocabulary of {count}")
         return value
+
+
+def _find_ends(tokens: list[str], types: list[int]) -> list[int]:
+    """Ids of the tokens in END_TEXTS. Some files (Yi's) call them user-defined: they become control tokens,
+    which no plain text writes. A normal token of such a text is that text, as </s> is in Qwen2's vocabulary."""
+    found = {tokens[i]: i for i, kind in enumerate(types) if kind in (CONTROL, USER_DEFINED) and tokens[i] in END_TEXTS}
+    if {"<|return|>", "<|call|>"} <= found.keys():
+        # The harmony format of gpt-oss: <|end|> ends a message, not the answer.
+        found.pop("<|end|>", None)
+    for i in found.values():
+        types[i] = CONTROL
+    return list(found.values())
+
+
+def _find_white_takers(tokens: list[str], types: list[int], model_name: str) -> set[int]:
+    if not any(name in model_name.lower() for name in _PHI3_NAMES):
+        return set()
+    special = (CONTROL, USER_DEFINED, UNKNOWN)
+    return {i for i, kind in enumerate(types) if kind in special and tokens[i] not in _PHI3_PLAIN}
 
 
 def _merge(symbols: list[str], rank: Callable[[str, str], Any]) -> list[str]:
@@ -231,12 +276,14 @@ class _BPE:
 
     adds_space = False
 
-    def __init__(self, read: _Reader, tokens: list[str], types: Sequence[int]):
+    def __init__(self, read: _Reader, tokens: list[str]):
         pre = read.value("pre", str, "default")
         if pre not in PATTERNS:
             read.fail("pre", f"the pre-tokenizer {pre!r} is not known; known are {', '.join(sorted(PATTERNS))}")
+        if "tokenizer.ggml.pre" not in read.metadata:
+            log.warning("%s names no pre-tokenizer (tokenizer.ggml.pre): the default may not be the model's own", read.path)
         merges = read.value("merges", list)
-        self._pre, self._tokens = pre, tokens
+        self._pre = pre
         self._ids = dict(zip(tokens, range(len(tokens)), strict=True))
         self._ranks = dict(zip(reversed(merges), range(len(merges) - 1, -1, -1), strict=True))
         self._whole_words = pre in IGNORE_MERGES
@@ -252,9 +299,11 @@ class _BPE:
         for word in self._split(text):
             known = self._known.get(word)
             if known is None:
-                if len(self._known) >= _CACHED_WORDS:
-                    self._known.clear()
-                known = self._known[word] = self._encode_word(word)
+                known = self._encode_word(word)
+                if len(word) <= _CACHED_CHARS:
+                    if len(self._known) >= _CACHED_WORDS:
+                        self._known.clear()
+                    self._known[word] = known
             ids += known
         return ids
 
@@ -281,13 +330,13 @@ class _BPE:
 class _SentencePiece:
     """SentencePiece's BPE with byte fallback."""
 
-    def __init__(self, read: _Reader, tokens: list[str], types: Sequence[int]):
+    def __init__(self, read: _Reader, tokens: list[str]):
         self._scores = read.numbers("scores", len(tokens), 0.0)
         self._ids = dict(zip(tokens, range(len(tokens)), strict=True))
-        self._bytes = {int(t[3:5], 16): i for t, i in self._ids.items() if _BYTE_TOKEN.fullmatch(t)}
-        self._unknown = read.token_id("unknown_token_id", len(tokens))
+        self._bytes = [self._ids.get(f"<0x{b:02X}>") for b in range(256)]
+        self._unknown = read.token_id("unknown_token_id", len(tokens), default=0)
         self.adds_space = read.value("add_space_prefix", bool, True)
-        self.defaults = {"add_bos": True, "add_eos": False}
+        self.defaults = {"add_bos": True, "add_eos": False, "bos": 1, "eos": 2}
 
     def encode(self, text: str, after_special: bool) -> list[int]:
         if self.adds_space and after_special:
@@ -303,13 +352,15 @@ class _SentencePiece:
         return None if token is None else -self._scores[token]
 
     def _fall_back(self, symbol: str) -> list[int]:
-        ids = [self._bytes.get(b, self._unknown) for b in symbol.encode("utf-8", "replace")]
-        return [i for i in ids if i is not None]
+        ids = [self._bytes[b] for b in symbol.encode("utf-8", "replace")]
+        if None not in ids:
+            return ids
+        return [self._unknown] if self._unknown is not None else []
 
     def token_bytes(self, text: str, kind: int) -> bytes:
         if kind == BYTE and _BYTE_TOKEN.fullmatch(text):
             return bytes([int(text[3:5], 16)])
-        return (text if kind == CONTROL else text.replace(SPACE, " ")).encode()
+        return (text if kind in (CONTROL, USER_DEFINED, UNKNOWN) else text.replace(SPACE, " ")).encode()
 
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")

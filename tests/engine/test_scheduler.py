@@ -35,9 +35,9 @@ def test_an_answer_does_not_depend_on_company_chunks_or_pages(texts, max_tokens,
 
 
 @settings(max_examples=80, deadline=None)
-@given(prompts, st.integers(4, 20))
-def test_batches_hold_what_they_promise(texts, max_tokens):
-    scheduler = Scheduler(n_pages=64, page_size=4, max_tokens=max_tokens, max_sequences=4, context=64)
+@given(prompts, st.integers(4, 20), st.integers(8, 64))
+def test_batches_hold_what_they_promise(texts, max_tokens, n_pages):
+    scheduler = Scheduler(n_pages, page_size=4, max_tokens=max_tokens, max_sequences=4, context=32)
     requests = [toy_request(p) for p in texts]
     for r in requests:
         scheduler.add(r)
@@ -48,18 +48,27 @@ def test_batches_hold_what_they_promise(texts, max_tokens):
             break
         assert len(batch.tokens) == sum(n for _, n in batch.advanced) <= max_tokens
         at = 0
+        # Everyone who has a slot goes on, in the order of arrival, and who decodes goes before any prompt.
+        assert [r for r in requests if r.slot is not None] == [r for r, _ in batch.advanced]
+        prompting = [r.computed < len(r.tokens) - 1 for r, _ in batch.advanced]
+        begun = [p for p, (r, _) in zip(prompting, batch.advanced, strict=True) if r.computed]
+        assert begun == sorted(begun) and sum(begun) <= 1
         for request, n in batch.advanced:
+            assert n > 0
+            if not request.computed:
+                seen[id(request)].clear()  # new, or thrown out since
             part = slice(at, at + n)
             assert batch.sequences[part].tolist() == [request.slot] * n
             assert batch.positions[part].tolist() == list(range(request.computed, request.computed + n))
             assert batch.tokens[part].tolist() == request.tokens[request.computed : request.computed + n]
             seen[id(request)] += batch.positions[part].tolist()
+            # What a row does not use is 0: nothing of who had it before.
+            unused = batch.page_table.shape[1] - len(request.pages)
+            assert batch.page_table[request.slot].tolist() == request.pages + [0] * unused
             at += n
             # A row where, and only where, the sequence is complete.
             assert ((at - 1) in batch.rows) == (request.computed + n == len(request.tokens))
         assert [batch.sequences[r] for r in batch.rows] == [r.slot for r in batch.requests]
-        decoding = [n == 1 and r.computed > 0 for r, n in batch.advanced if r.computed >= len(r.prompt_tokens)]
-        assert all(decoding)
         scheduler.commit(batch, [1] * len(batch.requests))
         for r in batch.requests:
             if r.n_generated == 5:
@@ -93,6 +102,11 @@ def test_a_prompt_that_cannot_fit_is_refused_at_once():
         toy_engine(context=64).add([1] * 65, GREEDY)
     with pytest.raises(CapacityError, match="of 40 tokens needs 10 KV pages, there are 9"):
         toy_engine(n_pages=9, page_size=4, context=64).add([1] * 40, GREEDY)
+
+
+def test_a_prompt_without_tokens_is_our_fault():
+    with pytest.raises(AssertionError, match="without tokens"):
+        toy_engine().add([], GREEDY)
 
 
 def test_borrowed_pages_come_back():

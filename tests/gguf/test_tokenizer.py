@@ -1,5 +1,6 @@
 """Tokenizers: llama.cpp's own vectors, made-up vocabularies, text back from ids, streams."""
 
+import logging
 import random
 import time
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rocforge.errors import ModelError
+from rocforge.errors import ModelError, RequestError
 from rocforge.gguf.pretokenize import PATTERNS, splitter
 from rocforge.gguf.reader import open_gguf
 from rocforge.gguf.tokenizer import BYTE, BYTE_CHARS, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Tokenizer
@@ -52,19 +53,19 @@ def test_decoding_gives_back_the_text(path):
 @needs_shared
 @pytest.mark.parametrize("path", VOCABULARIES, ids=names)
 def test_every_script_comes_back(path):
-    """A sample of all code points, one by one and together."""
-    rng = random.Random(0)
-    points = [chr(rng.randrange(0x20, 0x110000)) for _ in range(1500)]
-    points = [c for c in points if not 0xD800 <= ord(c) < 0xE000]
+    """The first 768 code points and a sample of all others, one by one and together."""
+    sample = [*range(0x300), *range(0x300, 0x110000, 599), 0x10FFFF]
+    # Surrogates are no characters, and U+2581 is how SentencePiece writes a space: it comes back as one.
+    points = [chr(c) for c in sample if not 0xD800 <= c < 0xE000 and c != 0x2581]
     tokenizer = load(path)
     if path.stem.endswith("starcoder"):
         # Its vocabulary was made without the byte 0xF1, and llama.cpp drops what has no token.
-        points = [c for c in points if all(BYTE_CHARS[b] in tokenizer._tokens for b in c.encode())]
-        assert len(points) > 500
-    for c in points[:300]:
+        known = set(tokenizer._tokens)
+        points = [c for c in points if all(BYTE_CHARS[b] in known for b in c.encode())]
+    for c in points:
         assert tokenizer.decode(tokenizer.encode(c, add_special=False)) == c
     text = "".join(points)
-    assert tokenizer.decode(tokenizer.encode(text, add_special=False)) == text
+    assert len(points) > 500 and tokenizer.decode(tokenizer.encode(text, add_special=False)) == text
 
 
 @needs_shared
@@ -82,6 +83,23 @@ def test_streaming_is_decoding(path):
 
 
 @needs_shared
+@pytest.mark.parametrize(
+    ("name", "text", "ids"),
+    [
+        # DeepSeek's list of letters is its own: Armenian and Georgian small letters are none.
+        ("deepseek-llm", "§ ბ", [65781, 13222, 226]),
+        ("deepseek-llm", " \u00a0ա", [30683, 143, 94]),
+        # Phi-3 takes white space after its special tokens for a part of them, but not after <s>.
+        ("phi-3", "<|user|>\nHi<|end|>\n<|assistant|>\n", [32010, 6324, 32007, 32001]),
+        ("phi-3", "<s>\n<|end|>", [1, 29871, 13, 32007]),
+    ],
+)
+def test_what_no_vector_covers_is_as_llama_cpp_has_it(name, text, ids):
+    tokenizer = load(SHARED / "data" / "vocab" / f"ggml-vocab-{name}.gguf")
+    assert tokenizer.encode(text, add_special=False, parse_special=True) == ids
+
+
+@needs_shared
 def test_building_the_largest_vocabularies_is_quick():
     """128,256 tokens, 280,147 merges; CPU time, so that a busy machine does not fail it."""
     with open_gguf(SHARED / "data" / "vocab" / "ggml-vocab-llama-bpe.gguf") as file:
@@ -91,7 +109,7 @@ def test_building_the_largest_vocabularies_is_quick():
             start = time.process_time()
             Tokenizer.from_metadata(file.metadata, "vocabulary")
             best = min(best, time.process_time() - start)
-    assert best < 0.5
+    assert best < 0.35
 
 
 @needs_shared
@@ -101,7 +119,8 @@ def test_long_texts_take_no_square_time(name):
     for text in ("The quick brown fox, 1234 times! naïve\n" * 2500, "ab" * 25_000, " " * 50_000):
         start = time.process_time()
         assert tokenizer.decode(tokenizer.encode(text, add_special=False)) == text
-        assert time.process_time() - start < 10
+        # 100 KB take under half a second; what is of square time takes minutes.
+        assert time.process_time() - start < 5
 
 
 @needs_shared
@@ -173,6 +192,12 @@ def test_a_token_that_stands_twice_is_one_of_the_two():
     assert len(ids) == 1 and tokenizer.decode(ids) == "hello"
 
 
+def test_a_word_that_is_a_token_needs_no_merges_where_the_model_says_so():
+    for pre, whole in {"llama-bpe": True, "tekken": True, "glm4": True, "dbrx": False, "qwen2": False}.items():
+        tokenizer = made(bpe(pre=pre, extra=[("zebra", NORMAL)]))
+        assert (tokenizer.encode("zebra", add_special=False) == [261]) is whole, pre
+
+
 def test_a_merge_of_unknown_tokens_is_spelt_in_bytes():
     metadata = bpe()
     metadata["tokenizer.ggml.merges"] = [*metadata["tokenizer.ggml.merges"], "o r"]
@@ -186,6 +211,50 @@ def test_user_defined_tokens_are_always_found_and_the_longest_counts():
     ids = tokenizer.encode("x<a><b>y<a>z<c>")
     assert ab in ids and a in ids and c not in ids
     assert tokenizer.decode(ids) == "x<a><b>y<a>z<c>"
+
+
+def test_the_ids_that_every_sentencepiece_file_means():
+    tokenizer = made(spm(bos_token_id=None, eos_token_id=None, unknown_token_id=None))
+    assert (tokenizer.bos_id, tokenizer.eos_id) == (1, 2) and tokenizer.encode("hi")[0] == 1
+    one = {"tokens": ["a"], "scores": np.zeros(1), "token_type": np.array([NORMAL])}
+    assert made(spm(**one, bos_token_id=None, eos_token_id=None)).bos_id is None
+
+
+def test_what_ends_an_answer():
+    kinds = [("<|im_end|>", USER_DEFINED), ("</s>", NORMAL), ("<|eot_id|>", CONTROL), ("<|end|>", CONTROL)]
+    tokenizer = made(bpe(extra=kinds, eos_token_id=3, eot_token_id=4))
+    assert tokenizer.end_ids == {3, 4, 261, 263, 264}
+    # Called user-defined, yet no plain text ends an answer, and no answer shows it.
+    assert tokenizer.encode("<|im_end|>") != [261] == tokenizer.encode("<|im_end|>", parse_special=True)
+    assert tokenizer.decode([261], skip_special=True) == ""
+    harmony = made(bpe(extra=[("<|end|>", CONTROL), ("<|return|>", CONTROL), ("<|call|>", CONTROL)]))
+    assert harmony.end_ids == {262, 263}
+
+
+def test_without_byte_tokens_a_character_is_one_unknown():
+    plain = {"tokens": ["<unk>", "a"], "scores": np.zeros(2), "token_type": np.array([UNKNOWN, NORMAL])}
+    tokenizer = made(spm(**plain, bos_token_id=None, eos_token_id=None, add_bos_token=False, add_space_prefix=False))
+    assert tokenizer.encode("aéa") == [1, 0, 1]
+
+
+def test_user_defined_tokens_are_written_as_they_are():
+    metadata = spm(pieces=[("x\u2581y", -1.0)])
+    metadata["tokenizer.ggml.token_type"][-1] = USER_DEFINED
+    tokenizer = made(metadata)
+    assert tokenizer.encode("x\u2581y", add_special=False) == [259] and tokenizer.decode([259]) == "x\u2581y"
+
+
+@pytest.mark.parametrize("token", [-1, 261, 10**9])
+def test_an_id_outside_of_the_vocabulary_is_refused(token):
+    for use in (made(bpe()).token_bytes, made(bpe()).stream().push, lambda i: made(bpe()).decode([i])):
+        with pytest.raises(RequestError, match=f"token {token} is outside of the vocabulary of 261"):
+            use(token)
+
+
+def test_no_pre_tokenizer_is_no_secret(caplog):
+    with caplog.at_level(logging.WARNING):
+        made(bpe(pre=None))
+    assert "made-up.gguf names no pre-tokenizer" in caplog.text
 
 
 def test_bos_and_eos_by_their_keys():
@@ -210,6 +279,21 @@ def test_the_space_in_front_is_no_part_of_the_text():
 def test_any_text_comes_back(text):
     for tokenizer in _made_up():
         assert tokenizer.decode(tokenizer.encode(text, add_special=False)) == text.encode("utf-8", "replace").decode()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_any_ids_stream_as_they_decode(data):
+    for tokenizer in _made_up():
+        ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=40))
+        for skip in (False, True):
+            stream = tokenizer.stream(skip_special=skip, continues=False)
+            pieces = [stream.push(i) for i in ids] + [stream.finish()]
+            assert "".join(pieces) == tokenizer.decode(ids, skip_special=skip)
+        # Without control tokens the text is that of all the bytes at once.
+        plain = [i for i in ids if not tokenizer.is_special(i)]
+        raw = b"".join(map(tokenizer.token_bytes, plain))
+        assert tokenizer.decode(plain) == (raw.removeprefix(b" ") if tokenizer._scheme.adds_space else raw).decode(errors="replace")
 
 
 def _made_up():
