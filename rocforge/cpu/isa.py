@@ -27,7 +27,7 @@ ELEMENT = {
 }
 # Integers of every width are int64 in a kernel: Numba makes a float of a sum of signed and unsigned.
 SCALAR = {"i8": types.int64, "i16": types.int64, "i32": types.int64, "i64": types.int64, "f32": types.float32, "f64": types.float64}
-I1, I8, I32, I64, F16, F32 = ir.IntType(1), *(ELEMENT[e] for e in ("i8", "i32", "i64", "f16", "f32"))
+I8, I32, I64, F16, F32 = (ELEMENT[e] for e in ("i8", "i32", "i64", "f16", "f32"))
 
 
 @functools.cache
@@ -154,17 +154,14 @@ def store(n, element):
 
 
 def load_scalar(element):
-    """-> intrinsic(address) -> the number there, integers widened to int64; `f32 f64 i8 u8 i16 u16 i32 u32 i64`."""
-    signed = element.replace("u", "i")
-    llvm = ELEMENT[signed]
+    """-> intrinsic(address) -> the number there, integers widened to int64; `f32 f64 i8 i16 i32 i64`."""
+    llvm = ELEMENT[element]
 
     def emit(b, a):
         x = b.load(pointer(b, a, llvm), align=1)
-        if signed in ("f32", "f64", "i64"):
-            return x
-        return b.sext(x, I64) if element == signed else b.zext(x, I64)
+        return x if element in ("f32", "f64", "i64") else b.sext(x, I64)
 
-    return instruction(SCALAR[signed], (types.intp,), emit)
+    return instruction(SCALAR[element], (types.intp,), emit)
 
 
 def store_scalar(element):
@@ -195,13 +192,6 @@ def load_bf16(n):
     return instruction(Vec(n, "f32"), (types.intp,), emit)
 
 
-def store_f16(n):
-    """-> intrinsic(address of n halves, Vec(n, "f32")), rounded to nearest even."""
-    half = ir.VectorType(F16, n)
-    emit = lambda b, a, x: b.store(b.fptrunc(x, half), pointer(b, a, half), align=1)
-    return instruction(None, (types.intp, Vec(n, "f32")), emit)
-
-
 load_half = instruction(
     types.float32, (types.intp,), lambda b, a: b.fpext(b.load(pointer(b, a, F16), align=1), F32)
 )
@@ -214,8 +204,8 @@ store_half = instruction(
     None, (types.intp, types.float32), lambda b, a, x: b.store(b.fptrunc(x, F16), pointer(b, a, F16), align=1)
 )
 load_f32, load_i64, load_i32 = load_scalar("f32"), load_scalar("i64"), load_scalar("i32")
-load_u8, load_i8, load_u16, load_i16, load_u32 = (load_scalar(e) for e in ("u8", "i8", "u16", "i16", "u32"))
-store_f32, store_i8, store_i16, store_i32, store_i64 = (store_scalar(e) for e in ("f32", "i8", "i16", "i32", "i64"))
+load_i8, load_i16 = load_scalar("i8"), load_scalar("i16")
+store_f32, store_i16, store_i64 = (store_scalar(e) for e in ("f32", "i16", "i64"))
 
 prefetch = instruction(
     None,

@@ -56,10 +56,10 @@ from rocforge.gguf.formats import (
     Q8_0,
 )
 
-load_bytes, load_pairs, load_words = load(64, "i8"), load(32, "i16"), load(16, "i32")
+load_pairs, load_words = load(32, "i16"), load(16, "i32")
 load_lanes, store_lanes, spread = load(16, "f32"), store(16, "f32"), splat(16, "f32")
 load_lanes_f16, load_lanes_bf16 = load_f16(16), load_bf16(16)
-fused, fold, zero_sums, zero_lanes = fma(16), sum_f32(16), zero(16, "i32"), zero(16, "f32")
+fused, fold, zero_lanes = fma(16), sum_f32(16), zero(16, "f32")
 
 # Tokens that pass by a tile of weights before the next tile is unpacked: enough to make unpacking
 # cheap, few enough that their activations stay in a second-level cache.
