@@ -1,5 +1,11 @@
-"""What several test files share: figures shown at the end of a run, and a model of real size."""
+"""What several test files share: figures shown at the end of a run, and a model of real size.
 
+Triton's interpreter and its compiler do not share a process. Tests run Triton kernels in the
+interpreter, unless `-m gpu` picks those that run on the GPU; what compiles for AMD targets
+starts a process of its own.
+"""
+
+import os
 import subprocess
 import sys
 
@@ -11,6 +17,8 @@ _FIGURES = pytest.StashKey[dict[str, list[str]]]()
 
 
 def pytest_configure(config):
+    if config.option.markexpr != "gpu":
+        os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton
     config.stash[_FIGURES] = {}
 
 

@@ -41,6 +41,17 @@ class Q8(NamedTuple):
     sums: Any
 
 
+class Q8Cache(NamedTuple):
+    """Keys or values in 8 bits, GGUF's Q8_0 in two arrays: blocks of 32 along the head, a half each.
+
+    `values` int8 [pages, G, PAGE, D]; `scales` float16 [pages, G, PAGE, D/32], amax/127 of the block
+    rounded to nearest; x is about scale * value, value = x * (127/amax) rounded half to even.
+    """
+
+    values: Any
+    scales: Any
+
+
 Q8_BLOCK = 32
 Q8_SUM_BLOCK = 16
 

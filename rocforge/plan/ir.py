@@ -24,7 +24,8 @@ PAGE = 32
 
 @dataclass(frozen=True)
 class Value:
-    """An array that the step makes or is given. `dtype` is f32, f16, i32 or q8 (see formats.Q8)."""
+    """An array that the step makes or is given. `dtype` is f32, f16, i32, q8 (see formats.Q8), or, for a
+    KV cache, q8_0 (see formats.Q8Cache)."""
 
     name: str
     shape: Shape
@@ -37,6 +38,8 @@ class Value:
             count *= sizes[axis] if isinstance(axis, str) else axis
         if self.dtype == "q8":
             return count + count // Q8_BLOCK * 4 + count // Q8_SUM_BLOCK * 2
+        if self.dtype == "q8_0":
+            return count + count // Q8_BLOCK * 2
         return count * ELEMENT_BYTES[self.dtype]
 
 

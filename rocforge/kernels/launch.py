@@ -1,0 +1,135 @@
+"""Launches: run at once, or recorded as a Program that is run whole. Knows no op.
+
+The mirror of cpu/threads.py: a step is recorded once, and replayed as one graph of the driver's
+(`torch.cuda.CUDAGraph`, which is a HIP graph on ROCm) without Python or allocations in between.
+"""
+
+import contextlib
+import contextvars
+import functools
+import logging
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import triton
+
+log = logging.getLogger(__name__)
+
+
+class Launch(NamedTuple):
+    """A kernel with everything that it is launched with.
+
+    `args` are its positional arguments (tensors, ints, floats), `constants` its constexprs by name,
+    `options` num_warps and num_stages.
+    """
+
+    kernel: Any
+    grid: tuple[int, ...]
+    args: tuple
+    constants: dict[str, Any]
+    options: dict[str, Any]
+
+    def run(self) -> None:
+        self.kernel[self.grid](*self.args, **self.constants, **self.options)
+
+    @property
+    def key(self) -> tuple:
+        """Launches of one key are one piece of machine code (or two, where an int is 1 in one of them)."""
+        types = tuple((a.dtype, a.data_ptr() % 16) if isinstance(a, torch.Tensor) else type(a) for a in self.args)
+        constants = tuple((k, getattr(v, "__name__", v)) for k, v in self.constants.items())
+        return (self.kernel.__name__, types, constants, tuple(self.options.items()))
+
+
+class Kernel:
+    """One kernel as one Launch has it compiled: what `prepare` counts and waits for."""
+
+    def __init__(self, launch: Launch):
+        self._launch = launch
+        self.__name__ = launch.kernel.__name__
+
+    @property
+    def is_compiled(self) -> bool:
+        return self._launch.key in _compiled
+
+    def compile(self) -> None:
+        """Compile now, or load from Triton's cache, what the first launch would."""
+        launch = self._launch
+        if not triton.knobs.runtime.interpret:
+            launch.kernel.warmup(*launch.args, grid=launch.grid, **launch.constants, **launch.options)
+        _compiled.add(launch.key)
+
+
+_compiled: set[tuple] = set()
+
+
+class Program:
+    """Launches recorded once, to be run as often as wanted over the same buffers."""
+
+    def __init__(self):
+        self.launches: list[Launch] = []
+        self._graph = None
+        self._runs = 0
+
+    @property
+    def kernels(self) -> list[Kernel]:
+        """One for each piece of machine code, in order of first use."""
+        return [Kernel(l) for l in {l.key: l for l in self.launches}.values()]
+
+    def run(self) -> None:
+        """One after the other the first time, which loads the code; from the second on as one graph."""
+        self._runs += 1
+        if self._runs == 2 and not triton.knobs.runtime.interpret and self.launches:
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._run_each()
+        if self._graph is not None:
+            self._graph.replay()
+        else:
+            self._run_each()
+
+    def _run_each(self) -> None:
+        for launch in self.launches:
+            launch.run()
+
+    def __len__(self) -> int:
+        return len(self.launches)
+
+
+_recording: contextvars.ContextVar[Program | None] = contextvars.ContextVar("recording", default=None)
+
+
+def launch(
+    kernel, grid: tuple[int, ...], *args, num_warps: int = 4, num_stages: int = 2, **constants
+) -> None:
+    """Launch `kernel` over `grid` programs on the current device, or record it.
+
+    `args` in the kernel's order: tensors (the address of their first element is passed), ints,
+    floats; `constants` its constexprs. A grid without programs launches nothing.
+    """
+    if 0 in grid:
+        return
+    # Fusing a product and a sum into one rounding is part of what kernels compute; Triton's default changes.
+    options = {} if _interprets() else {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
+    made = Launch(kernel, grid, args, constants, options)
+    program = _recording.get()
+    if program is not None:
+        program.launches.append(made)
+    else:
+        made.run()
+
+
+@functools.cache
+def _interprets() -> bool:
+    return triton.knobs.runtime.interpret
+
+
+@contextlib.contextmanager
+def record() -> Iterator[Program]:
+    """Within it, launches are appended to the Program that it gives instead of being run."""
+    program = Program()
+    token = _recording.set(program)
+    try:
+        yield program
+    finally:
+        _recording.reset(token)

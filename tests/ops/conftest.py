@@ -1,0 +1,3 @@
+"""The fixture that op tests share."""
+
+from tests.ops.rooms import room  # noqa: F401

@@ -1,0 +1,100 @@
+"""One call for both rooms: an op by its name over numpy arrays, whatever the room computes with.
+
+`cpu` is Numba. `triton` is the Triton kernels, in Triton's interpreter or, under `pytest -m gpu`, on
+the GPU: arrays are copied to its device, and what the kernel wrote is copied back into them.
+"""
+
+import importlib
+
+import numpy as np
+import pytest
+
+# Modules of either room, by op; those not named here are called as their op.
+MODULES = {
+    "rms_norm": "norm", "swiglu": "activation", "linear": "matmul", "rope_store": "rope", "rope_table": "rope",
+    "penalize": "sample",
+}  # fmt: skip
+
+
+class CPURoom:
+    """The Numba kernels."""
+
+    name = "cpu"
+    is_slow = False
+
+    def __getattr__(self, op):
+        return getattr(importlib.import_module(f"rocforge.cpu.{MODULES.get(op, op)}"), op)
+
+    def matrix(self, data, format, rows, columns):
+        from rocforge.cpu.layout import matrix
+
+        return matrix(data, format, rows, columns)
+
+
+class TritonRoom:
+    """The Triton kernels, over copies of the arrays on `device`."""
+
+    name = "triton"
+
+    def __init__(self, device):
+        self.device = device
+        self.is_slow = device == "cpu"  # the interpreter: small cases only
+
+    def __getattr__(self, op):
+        launcher = getattr(importlib.import_module(f"rocforge.kernels.{MODULES.get(op, op)}"), op)
+
+        def call(*args, **keywords):
+            copies = []
+            args = [self._to(a, copies) for a in args]
+            keywords = {k: self._to(v, copies) for k, v in keywords.items()}
+            launcher(*args, **keywords)
+            for array, tensor in copies:
+                if array.flags.writeable:
+                    array[...] = tensor.cpu().numpy()
+
+        return call
+
+    def matrix(self, data, format, rows, columns):
+        from rocforge.kernels.layout import matrix
+
+        return matrix(data, format, rows, columns, device=self.device)
+
+    def _to(self, value, copies):
+        import torch
+
+        if isinstance(value, np.ndarray):
+            # A strided view keeps its strides: launchers read them.
+            base = value.base if isinstance(value.base, np.ndarray) and value.base.ndim == value.ndim else value
+            tensor = torch.from_numpy(np.array(value, copy=True)).to(self.device)
+            if base is not value and value.ndim == 2 and value.strides[-1] == value.itemsize:
+                stride = value.strides[0] // value.itemsize
+                wide = torch.empty((len(value), stride), dtype=tensor.dtype, device=self.device)
+                wide[:, : value.shape[1]] = tensor
+                tensor = wide[:, : value.shape[1]]
+            copies.append((value, tensor))
+            return tensor
+        if isinstance(value, tuple) and any(isinstance(v, np.ndarray) for v in value):
+            parts = [self._to(v, copies) for v in value]
+            return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+        return value
+
+
+@pytest.fixture(scope="session", params=["cpu", "triton", pytest.param("gpu", marks=pytest.mark.gpu)])
+def room(request):
+    """CPURoom, TritonRoom in the interpreter, and under -m gpu TritonRoom on the GPU."""
+    return make_room(request.param)
+
+
+def make_room(name):
+    if name == "cpu":
+        return CPURoom()
+    torch = pytest.importorskip("torch", reason="torch is absent: Triton kernels run on its tensors")
+    triton = pytest.importorskip("triton", reason="triton is absent: pip install triton")
+    if name == "gpu":
+        if triton.knobs.runtime.interpret:
+            pytest.skip("Triton interprets in this process; run pytest -m gpu by itself")
+        if not torch.cuda.is_available():
+            pytest.skip("no GPU that this torch can use")
+        return TritonRoom("cuda")
+    assert triton.knobs.runtime.interpret, "conftest.py turns the interpreter on unless -m gpu is given"
+    return TritonRoom("cpu")
