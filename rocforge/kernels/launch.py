@@ -100,17 +100,18 @@ _recording: contextvars.ContextVar[Program | None] = contextvars.ContextVar("rec
 
 
 def launch(
-    kernel, grid: tuple[int, ...], *args, num_warps: int = 4, num_stages: int = 2, **constants
+    kernel, grid: tuple[int, ...], *args, num_warps: int = 4, num_stages: int = 2, fuses: bool = True, **constants
 ) -> None:
     """Launch `kernel` over `grid` programs on the current device, or record it.
 
     `args` in the kernel's order: tensors (the address of their first element is passed), ints,
-    floats; `constants` its constexprs. A grid without programs launches nothing.
+    floats; `constants` its constexprs. `fuses`: a product and a sum may be rounded once for both. A
+    grid without programs launches nothing.
     """
     if 0 in grid:
         return
-    # Fusing a product and a sum into one rounding is part of what kernels compute; Triton's default changes.
-    options = {} if _interprets() else {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
+    # Said each time: Triton's default for the fusing is another from release to release.
+    options = {} if _interprets() else {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": fuses}
     made = Launch(kernel, grid, args, constants, options)
     program = _recording.get()
     if program is not None:

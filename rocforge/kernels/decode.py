@@ -1,0 +1,259 @@
+"""Planes to words and scales: two functions a format, all that is known of its bits. Multiplies nothing.
+
+Whatever the format, for the 16 columns of group g of a unit
+
+    weight[k] = d[g // 2] * (scale[g] * (value[k] - OFFSET)) + m[g // 2] * min[g]
+
+`values(quants, high, rows, units, U, mask)` gives four int32 tensors [BN, BU, 4], one a group: four values
+a word, a byte each, in the order of the columns. `scales(scales, supers, rows, units, U, mask)` gives d0, d1,
+m0, m1, float32 [BN, BU], and the scales and mins of the four groups, int32 [BN, BU]. What a format
+lacks is 0 there, and kernels leave it out by the format's traits (see Decoder).
+
+rows [BN] and units [BU] are integer tensors, U the units of a row, `mask` [BN or 1, BU] says what there
+is of them; layout.py draws the planes.
+"""
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+from rocforge.gguf.formats import IQ4_NL, IQ4_XS, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, Format
+
+# ---- the parts of a word
+
+
+@triton.jit
+def half(word, shift: tl.constexpr):
+    """The half that begins at bit `shift`, as float32."""
+    return (word >> shift).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+
+
+@triton.jit
+def low_byte(word, shift: tl.constexpr):
+    return (word >> shift) & 255
+
+
+@triton.jit
+def signed_byte(word, shift: tl.constexpr):
+    return (word << (24 - shift)) >> 24
+
+
+@triton.jit
+def word_at(plane, rows, units, per_row, mask):
+    """One element a unit of a plane with `per_row` of them a row: [BN, BU]."""
+    return tl.load(plane + rows[:, None] * per_row + units[None, :], mask=mask, other=0)
+
+
+@triton.jit
+def four_words(plane, rows, units, U, part, parts: tl.constexpr, mask):
+    """[BN, BU, 4]: the four words of each unit in part `part` of `parts`, 128 bits a lane."""
+    at = (rows[:, None] * parts + part) * U + units[None, :]
+    return tl.load(plane + at[:, :, None] * 4 + tl.arange(0, 4)[None, None, :], mask=mask[:, :, None], other=0)
+
+
+@triton.jit
+def nibbles(plane, rows, units, U, mask):
+    """A plane of fours to the words of the four groups."""
+    a = four_words(plane, rows, units, U, 0, 2, mask)
+    b = four_words(plane, rows, units, U, 1, 2, mask)
+    return a & 0x0F0F0F0F, (a >> 4) & 0x0F0F0F0F, b & 0x0F0F0F0F, (b >> 4) & 0x0F0F0F0F
+
+
+@triton.jit
+def pairs_of_bits(plane, rows, units, U, mask):
+    """A plane of twos to the words of the four groups."""
+    q = four_words(plane, rows, units, U, 0, 1, mask)
+    return q & 0x03030303, (q >> 2) & 0x03030303, (q >> 4) & 0x03030303, (q >> 6) & 0x03030303
+
+
+@triton.jit
+def bits(plane, rows, units, U, mask):
+    """A plane of ones to the words of the four groups."""
+    both = word_at(plane, rows, units, U, mask)
+    a, b = both.to(tl.int32)[:, :, None], (both >> 32).to(tl.int32)[:, :, None]
+    i = tl.arange(0, 4)[None, None, :]
+    return (a >> i) & 0x01010101, (a >> (i + 4)) & 0x01010101, (b >> i) & 0x01010101, (b >> (i + 4)) & 0x01010101
+
+
+# ---- values
+
+
+@triton.jit
+def values_fours(quants, high, rows, units, U, mask):
+    return nibbles(quants, rows, units, U, mask)
+
+
+@triton.jit
+def values_fives(quants, high, rows, units, U, mask):
+    q0, q1, q2, q3 = nibbles(quants, rows, units, U, mask)
+    h0, h1, h2, h3 = bits(high, rows, units, U, mask)
+    return q0 | (h0 << 4), q1 | (h1 << 4), q2 | (h2 << 4), q3 | (h3 << 4)
+
+
+@triton.jit
+def values_sixes(quants, high, rows, units, U, mask):
+    q0, q1, q2, q3 = nibbles(quants, rows, units, U, mask)
+    h0, h1, h2, h3 = pairs_of_bits(high, rows, units, U, mask)
+    return q0 | (h0 << 4), q1 | (h1 << 4), q2 | (h2 << 4), q3 | (h3 << 4)
+
+
+@triton.jit
+def values_twos(quants, high, rows, units, U, mask):
+    return pairs_of_bits(quants, rows, units, U, mask)
+
+
+@triton.jit
+def values_threes(quants, high, rows, units, U, mask):
+    q0, q1, q2, q3 = pairs_of_bits(quants, rows, units, U, mask)
+    h0, h1, h2, h3 = bits(high, rows, units, U, mask)
+    return q0 | (h0 << 2), q1 | (h1 << 2), q2 | (h2 << 2), q3 | (h3 << 2)
+
+
+@triton.jit
+def values_eights(quants, high, rows, units, U, mask):
+    return (
+        four_words(quants, rows, units, U, 0, 4, mask),
+        four_words(quants, rows, units, U, 1, 4, mask),
+        four_words(quants, rows, units, U, 2, 4, mask),
+        four_words(quants, rows, units, U, 3, 4, mask),
+    )
+
+
+@triton.jit
+def copies(byte: tl.constexpr):
+    """A signed byte in all four bytes of an int32."""
+    return ((byte & 255) * 0x01010101 + (1 << 31)) % (1 << 32) - (1 << 31)
+
+
+@triton.jit
+def either(a: tl.constexpr, b: tl.constexpr, mask):
+    """In each byte a where the mask is 0, b where it is 255."""
+    return copies(a) ^ (mask & copies(a ^ b))
+
+
+@triton.jit
+def pick(a, b, mask):
+    return a ^ ((a ^ b) & mask)
+
+
+@triton.jit
+def filled(n, bit: tl.constexpr):
+    """255 in the bytes that have the bit, 0 in the others."""
+    one = (n >> bit) & 0x01010101
+    return (one << 8) - one
+
+
+@triton.jit
+def levels(n):
+    """kvalues_iq4nl[n] for each byte n < 16: a tree of choices by its four bits."""
+    m = filled(n, 0)
+    v01, v23, v45, v67 = either(-127, -104, m), either(-83, -65, m), either(-49, -35, m), either(-22, -10, m)
+    v89, vab, vcd, vef = either(1, 13, m), either(25, 38, m), either(53, 69, m), either(89, 113, m)
+    m = filled(n, 1)
+    v03, v47, v8b, vcf = pick(v01, v23, m), pick(v45, v67, m), pick(v89, vab, m), pick(vcd, vef, m)
+    m = filled(n, 2)
+    return pick(pick(v03, v47, m), pick(v8b, vcf, m), filled(n, 3))
+
+
+@triton.jit
+def values_levels(quants, high, rows, units, U, mask):
+    q0, q1, q2, q3 = nibbles(quants, rows, units, U, mask)
+    return levels(q0), levels(q1), levels(q2), levels(q3)
+
+
+# ---- scales
+
+
+@triton.jit
+def scales_d(scales, supers, rows, units, U, mask):
+    word = word_at(scales, rows, units, U, mask)
+    return half(word, 0), half(word, 16), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+
+
+@triton.jit
+def scales_d_m(scales, supers, rows, units, U, mask):
+    word = word_at(scales, rows, units, U, mask)
+    return half(word, 0), half(word, 32), half(word, 16), half(word, 48), 0, 0, 0, 0, 0, 0, 0, 0
+
+
+@triton.jit
+def super_d_dmin(supers, rows, units, U, mask):
+    """d and m = -dmin of the unit's block of 256."""
+    word = word_at(supers, rows, units // 4, U // 4, mask)
+    return half(word, 0), -half(word, 16)
+
+
+@triton.jit
+def super_d(supers, rows, units, U, mask):
+    return word_at(supers, rows, units // 4, U // 4, mask).to(tl.float16, bitcast=True).to(tl.float32)
+
+
+@triton.jit
+def scales_k4(scales, supers, rows, units, U, mask):
+    word = word_at(scales, rows, units, U, mask)
+    d, m = super_d_dmin(supers, rows, units, U, mask)
+    s0, s1, n0, n1 = low_byte(word, 0), low_byte(word, 8), low_byte(word, 16), low_byte(word, 24)
+    return d, d, m, m, s0, s0, s1, s1, n0, n0, n1, n1
+
+
+@triton.jit
+def scales_k2(scales, supers, rows, units, U, mask):
+    word = word_at(scales, rows, units, U, mask)
+    d, m = super_d_dmin(supers, rows, units, U, mask)
+    s, n = word & 0x0F0F0F0F, (word >> 4) & 0x0F0F0F0F
+    return (
+        d, d, m, m, low_byte(s, 0), low_byte(s, 8), low_byte(s, 16), low_byte(s, 24),
+        low_byte(n, 0), low_byte(n, 8), low_byte(n, 16), low_byte(n, 24),
+    )  # fmt: skip
+
+
+@triton.jit
+def scales_k16(scales, supers, rows, units, U, mask):
+    word = word_at(scales, rows, units, U, mask)
+    d = super_d(supers, rows, units, U, mask)
+    s0, s1, s2, s3 = signed_byte(word, 0), signed_byte(word, 8), signed_byte(word, 16), signed_byte(word, 24)
+    return d, d, 0, 0, s0, s1, s2, s3, 0, 0, 0, 0
+
+
+@triton.jit
+def scales_xs(scales, supers, rows, units, U, mask):
+    word = word_at(scales, rows, units, U, mask).to(tl.int32)
+    d = super_d(supers, rows, units, U, mask)
+    s0, s1 = signed_byte(word, 0), signed_byte(word, 8)
+    return d, d, 0, 0, s0, s0, s1, s1, 0, 0, 0, 0
+
+
+# ---- the table
+
+
+class Decoder(NamedTuple):
+    """How a format is read: its two functions, and its traits.
+
+    Values are stored with OFFSET added. SCALED: groups have integer scales (and mins); HALVES: two
+    groups share them. MINS: there is an m. SIGNED: values may be below 0.
+    """
+
+    values: Any
+    scales: Any
+    OFFSET: int = 0
+    SCALED: bool = True
+    HALVES: bool = True
+    MINS: bool = False
+    SIGNED: bool = False
+
+
+DECODE: dict[Format, Decoder] = {
+    Q4_0: Decoder(values_fours, scales_d, OFFSET=8, SCALED=False),
+    Q4_1: Decoder(values_fours, scales_d_m, SCALED=False, MINS=True),
+    Q5_0: Decoder(values_fives, scales_d, OFFSET=16, SCALED=False),
+    Q5_1: Decoder(values_fives, scales_d_m, SCALED=False, MINS=True),
+    Q8_0: Decoder(values_eights, scales_d, SCALED=False, SIGNED=True),
+    Q2_K: Decoder(values_twos, scales_k2, HALVES=False, MINS=True),
+    Q3_K: Decoder(values_threes, scales_k16, OFFSET=4, HALVES=False),
+    Q4_K: Decoder(values_fours, scales_k4, MINS=True),
+    Q5_K: Decoder(values_fives, scales_k4, MINS=True),
+    Q6_K: Decoder(values_sixes, scales_k16, OFFSET=32, HALVES=False),
+    IQ4_NL: Decoder(values_levels, scales_d, SCALED=False, SIGNED=True),
+    IQ4_XS: Decoder(values_levels, scales_xs, SIGNED=True),
+}

@@ -1,0 +1,87 @@
+"""Rows of a table in any format, as float32. Chooses no token."""
+
+import torch
+import triton
+import triton.language as tl
+
+from rocforge.kernels.decode import DECODE
+from rocforge.kernels.launch import launch
+from rocforge.kernels.layout import UNIT, Matrix
+
+# Units of a row that one program decodes, and its warps.
+BU, WARPS = 16, 2
+BLOCK = 1024  # columns of a float row
+
+
+@triton.jit
+def spread_bytes(words, SIGNED: tl.constexpr):
+    """[BN, BU, 4] words to [BN, BU, 16] bytes, as int32."""
+    shifts = 8 * tl.arange(0, 4)[None, None, None, :]
+    if SIGNED:
+        bytes_ = (words[:, :, :, None] << (24 - shifts)) >> 24
+    else:
+        bytes_ = (words[:, :, :, None] >> shifts) & 255
+    return tl.reshape(bytes_, (words.shape[0], words.shape[1], 16))
+
+
+@triton.jit
+def weights_of(
+    words, d, scale, m, minimum, OFFSET: tl.constexpr, SCALED: tl.constexpr, MINS: tl.constexpr, SIGNED: tl.constexpr
+):
+    """One group's weights, float32 [BN, BU, 16]: (d * scale) * value + m * min, each step rounded as ggml's are."""
+    if SCALED:
+        d = d * scale
+        m = m * minimum
+    w = d[:, :, None] * (spread_bytes(words, SIGNED) - OFFSET).to(tl.float32)
+    if MINS:
+        w += m[:, :, None]
+    return w
+
+
+@triton.jit
+def embed_blocks(
+    tokens, quants, high, scales_, supers, out, K, U, out_stride,
+    values: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr, SCALED: tl.constexpr, HALVES: tl.constexpr,
+    MINS: tl.constexpr, SIGNED: tl.constexpr, BU: tl.constexpr,
+):  # fmt: skip
+    """Program (t, i): units i * BU .. of row tokens[t]."""
+    t = tl.program_id(0)
+    rows = tl.zeros((1,), tl.int64) + tl.load(tokens + t)
+    units = tl.program_id(1) * BU + tl.arange(0, BU)
+    mask = (units < U)[None, :]
+    q0, q1, q2, q3 = values(quants, high, rows, units, U, mask)
+    d0, d1, m0, m1, s0, s1, s2, s3, n0, n1, n2, n3 = scales(scales_, supers, rows, units, U, mask)
+    columns = units[None, :, None] * 64 + tl.arange(0, 16)[None, None, :]
+    to = out + t.to(tl.int64) * out_stride + columns
+    tl.store(to, weights_of(q0, d0, s0, m0, n0, OFFSET, SCALED, MINS, SIGNED), mask=columns < K)
+    tl.store(to + 16, weights_of(q1, d0, s1, m0, n1, OFFSET, SCALED, MINS, SIGNED), mask=columns + 16 < K)
+    tl.store(to + 32, weights_of(q2, d1, s2, m1, n2, OFFSET, SCALED, MINS, SIGNED), mask=columns + 32 < K)
+    tl.store(to + 48, weights_of(q3, d1, s3, m1, n3, OFFSET, SCALED, MINS, SIGNED), mask=columns + 48 < K)
+
+
+@triton.jit
+def embed_floats(tokens, table, out, K, out_stride, BLOCK: tl.constexpr):
+    t = tl.program_id(0)
+    row = tl.load(tokens + t).to(tl.int64)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(table + row * K + columns, mask=columns < K, other=0)
+    tl.store(out + t.to(tl.int64) * out_stride + columns, x.to(tl.float32), mask=columns < K)
+
+
+def embed(tokens: torch.Tensor, table: Matrix, out: torch.Tensor) -> None:
+    """out[t] = table[tokens[t]], dequantised: the float32 values that ggml's own dequantisation gives.
+
+    tokens int32 [T], each within the table's rows; out float32 [T, D], D the table's columns.
+    """
+    T, K = len(tokens), table.columns
+    assert tokens.dtype == torch.int32 and tokens.ndim == 1, (tokens.dtype, tokens.shape)
+    assert out.shape == (T, K) and out.dtype == torch.float32, (out.shape, out.dtype)
+    if table.format.is_float:
+        grid = (T, triton.cdiv(K, BLOCK))
+        launch(embed_floats, grid, tokens, table.planes.quants, out, K, out.stride(0), num_warps=WARPS, BLOCK=BLOCK)
+        return
+    U = -(-K // UNIT)
+    launch(
+        embed_blocks, (T, triton.cdiv(U, BU)), tokens, *table.planes, out, K, U, out.stride(0),
+        num_warps=WARPS, fuses=False, BU=BU, **DECODE[table.format]._asdict(),
+    )  # fmt: skip

@@ -1,0 +1,150 @@
+"""linear in the Triton room: within what its arithmetic may lose of float64, and of its Numba twin."""
+
+import numpy as np
+import pytest
+
+from rocforge.gguf.formats import BF16, F16, F32, Q4_K, Q6_K, Q8_0, SUPPORTED
+from tests.ops.blocks import BLOCK_FORMATS, activations, extreme_blocks, magnitudes, q8_of, random_blocks, random_q8, weights
+from tests.ops.rooms import make_room
+
+U = 2.0**-24  # half a unit in the last place of a float32 near 1
+H = 2.0**-11  # of a float16
+GEMV_TOKENS = 8
+
+
+@pytest.fixture(scope="module", params=["triton", pytest.param("gpu", marks=pytest.mark.gpu)])
+def room(request):
+    return make_room(request.param)
+
+
+def inputs(format, T, K, rng):
+    return rng.standard_normal((T, K)).astype(np.float32) if format.is_float else random_q8(T, K, rng)
+
+
+def multiply(room, x, data, format):
+    T, K = (x if isinstance(x, np.ndarray) else x.values).shape
+    out = np.full((T, len(data)), np.nan, np.float32)
+    room.linear(x, (room.matrix(data, format, len(data), K),), None, None, out)
+    return out
+
+
+def bound(room, x, data, format):
+    """float64 [T, N]: the most that an element may be off.
+
+    Few tokens, blocks: integers are exact; of a unit's part the products with d, m and x's scale and
+    their sums lose U each (6), then K/64 additions of a lane and of the lanes' tree (10 at the most);
+    the oracle's own weights are rounded three times. Floats: K additions at the most, in any order.
+    Many tokens, blocks: the product d * scale * value is rounded to float16 (H) and so are x's
+    values (H), whose scale is rounded twice (2 U); below float16's normal range (2^-14) rounding is
+    absolute, 2^-25 of a weight, and 2^-25 of x over its row's largest scale. Sums: U for each of K
+    columns, twice as much where matrix units truncate. Floats: a bfloat16 is off by 2^-8, the second
+    part of two by 2^-16, and so is what the product of the lower parts would add: 3 times 2^-16. The
+    interpreter truncates where the compiler rounds: each is off by twice as much, so 4 times that.
+    """
+    float_x = np.abs(x.astype(np.float64) if format.is_float else activations(x))
+    (T, K), size = float_x.shape, float_x @ magnitudes(data, format).T
+    if T <= GEMV_TOKENS:
+        return size * U * (K + 4 if format.is_float else K / 64 + 6 + 10 + 3)
+    if format.is_float:
+        return size * ((12 if room.is_slow else 3) * 2.0**-16 + 4 * K * U)
+    small_w = 2.0**-25 * float_x.sum(1, keepdims=True)
+    small_x = 2.0**-25 * x.scales.max(1, keepdims=True) * magnitudes(data, format).sum(1)[None]
+    return size * (2 * H + 2 * K * U + 8 * U) * (1 + H) + small_w + small_x
+
+
+def check(room, x, data, format):
+    float_x = x.astype(np.float64) if format.is_float else activations(x)
+    error = np.abs(multiply(room, x, data, format) - float_x @ weights(data, format).T)
+    assert (error <= bound(room, x, data, format)).all(), (error / bound(room, x, data, format)).max()
+
+
+@pytest.mark.parametrize("T", [1, 2, 7, 33])
+@pytest.mark.parametrize("format", SUPPORTED, ids=str)
+def test_against_float64(room, format, T):
+    rng = np.random.default_rng(T)
+    # Neither rows nor columns fill their tiles; an odd number of blocks of 32 leaves half a unit.
+    K = {1: 100, 32: 32 * 11, 256: 512}[format.block]
+    check(room, inputs(format, T, K, rng), random_blocks(format, 37, K, rng), format)
+
+
+@pytest.mark.parametrize("K", [1, 15, 33])
+@pytest.mark.parametrize("format", [F32, F16, BF16], ids=str)
+def test_columns_that_fill_no_vector(room, format, K):
+    rng = np.random.default_rng(K)
+    for T in (3, 10):
+        check(room, inputs(format, T, K, rng), random_blocks(format, 6, K, rng), format)
+
+
+@pytest.mark.parametrize("format", BLOCK_FORMATS, ids=str)
+def test_extreme_blocks(room, format):
+    rng = np.random.default_rng(1)
+    data = extreme_blocks(format, 256)
+    check(room, random_q8(5, 256, rng), data, format)
+    check(room, q8_of(np.full((1, 256), -127, np.int8), np.ones((1, 8), np.float32)), data, format)
+    for T in (1, 9):  # nothing but zeros: no division by the largest scale
+        check(room, q8_of(np.zeros((T, 256), np.int8), np.zeros((T, 8), np.float32)), data[:4], format)
+
+
+@pytest.mark.parametrize("format", [Q4_K, Q6_K, Q8_0], ids=str)
+def test_activations_of_any_size(room, format):
+    """float16 ends at 65504 and begins at 6e-8; activations do not."""
+    rng = np.random.default_rng(2)
+    x = random_q8(12, 256, rng)
+    x.scales[:] *= np.repeat(10.0 ** np.arange(-18, 18, 3), 8).reshape(12, 8)
+    check(room, x, random_blocks(format, 20, 256, rng), format)
+
+
+@pytest.mark.parametrize("T", [3, 20])
+@pytest.mark.parametrize("format", SUPPORTED, ids=str)
+def test_parity_with_numba(room, format, T):
+    rng = np.random.default_rng(3)
+    K = 256
+    x, data = inputs(format, T, K, rng), random_blocks(format, 21, K, rng)
+    error = np.abs(multiply(room, x, data, format) - multiply(make_room("cpu"), x, data, format))
+    assert (error <= 2 * bound(room, x, data, format)).all()  # each is off by one at the most
+
+
+@pytest.mark.parametrize("T", [6, 12])
+@pytest.mark.parametrize("formats", [(Q4_K, Q4_K, Q6_K), (F32, BF16, F16)], ids=lambda fs: "+".join(map(str, fs)))
+def test_bias_residual_and_several_weights(room, formats, T):
+    rng = np.random.default_rng(4)
+    K, rows = 256, (33, 5, 16)
+    N = sum(rows)
+    data = [random_blocks(f, n, K, rng) for f, n in zip(formats, rows, strict=True)]
+    matrices = tuple(room.matrix(d, f, n, K) for d, f, n in zip(data, formats, rows, strict=True))
+    x = inputs(formats[0], T, K, rng)
+    plain = np.concatenate([multiply(room, x, d, f) for d, f in zip(data, formats, strict=True)], axis=1)
+    bias = rng.standard_normal(N).astype(np.float32)
+    residual = rng.standard_normal((T, N + 9)).astype(np.float32)[:, 4 : 4 + N]
+    for b, r in ((None, None), (bias, None), (None, residual), (bias, residual)):
+        wide = np.full((T, N + 2), 7.0, np.float32)
+        room.linear(x=x, weights=matrices, bias=b, residual=r, out=wide[:, 1 : N + 1])
+        expected = plain if b is None else plain + b
+        np.testing.assert_array_equal(wide[:, 1 : N + 1], expected if r is None else expected + r)
+        assert (wide[:, 0] == 7).all() and (wide[:, -1] == 7).all()
+
+
+SIZES = [(1, 4096, 4096), (1, 1000, 14336), (4, 2048, 2048), (8, 896, 896), (64, 4096, 4096), (300, 1000, 896)]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("T", "N", "K"), SIZES)
+@pytest.mark.parametrize("format", SUPPORTED, ids=str)
+def test_real_sizes_and_races(format, T, N, K):
+    """Within the bound; and 50 launches on the same input give the same bits."""
+    if K % format.block:
+        pytest.skip(f"rows of {K} are no whole blocks of {format}")
+    import torch
+
+    from rocforge.gguf.formats import Q8
+    from rocforge.kernels.matmul import linear
+
+    room, rng = make_room("gpu"), np.random.default_rng(5)
+    x, data = inputs(format, T, K, rng), random_blocks(format, N, K, rng)
+    check(room, x, data, format)
+    on_device = lambda a: torch.from_numpy(a).cuda()
+    held = on_device(x) if format.is_float else Q8(*map(on_device, x))
+    w, out = (room.matrix(data, format, N, K),), torch.full((50, T, N), torch.nan, device="cuda")
+    for one in out:
+        linear(held, w, None, None, one)
+    assert (out == out[0]).all()
