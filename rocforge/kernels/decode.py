@@ -4,7 +4,7 @@ Whatever the format, for the 16 columns of group g of a unit
 
     weight[k] = d[g // 2] * (scale[g] * (value[k] - OFFSET)) + m[g // 2] * min[g]
 
-`values(quants, high, rows, units, U, mask)` gives four int32 tensors [BN, BU, 4], one a group: four values
+`values(quants, high, rows, units, U, mask, ISA)` gives four int32 tensors [BN, BU, 4], one a group: four values
 a word, a byte each, in the order of the columns. `scales(scales, supers, rows, units, U, mask)` gives d0, d1,
 m0, m1, float32 [BN, BU], and the scales and mins of the four groups, int32 [BN, BU]. What a format
 lacks is 0 there, and kernels leave it out by the format's traits (see Decoder).
@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 
 from rocforge.gguf.formats import IQ4_NL, IQ4_XS, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, Format
+from rocforge.kernels.asm import lookup16
 
 # ---- the parts of a word
 
@@ -41,8 +42,13 @@ def signed_byte(word, shift: tl.constexpr):
 
 @triton.jit
 def word_at(plane, rows, units, per_row, mask):
-    """One element a unit of a plane with `per_row` of them a row: [BN, BU]."""
-    return tl.load(plane + rows[:, None] * per_row + units[None, :], mask=mask, other=0)
+    """One element a unit of a plane with `per_row` of them a row: [BN, BU].
+
+    Neighbouring units belong to neighbouring lanes, as in four_words: without the hint the compiler would
+    give a lane several units here, and then move them between lanes through shared memory.
+    """
+    at = tl.max_contiguous(rows[:, None] * per_row + units[None, :], [1, 1])
+    return tl.load(plane + at, mask=mask, other=0)
 
 
 @triton.jit
@@ -76,42 +82,53 @@ def bits(plane, rows, units, U, mask):
     return (a >> i) & 0x01010101, (a >> (i + 4)) & 0x01010101, (b >> i) & 0x01010101, (b >> (i + 4)) & 0x01010101
 
 
+@triton.jit
+def split_words(words):
+    """[.., 4] to its four words, each [..]: a lane has all of them."""
+    shape: tl.constexpr = words.shape
+    pairs = tl.reshape(words, (shape[0], shape[1], 2, 2))
+    even, odd = tl.split(pairs)
+    w0, w2 = tl.split(even)
+    w1, w3 = tl.split(odd)
+    return w0, w1, w2, w3
+
+
 # ---- values
 
 
 @triton.jit
-def values_fours(quants, high, rows, units, U, mask):
+def values_fours(quants, high, rows, units, U, mask, ISA: tl.constexpr):
     return nibbles(quants, rows, units, U, mask)
 
 
 @triton.jit
-def values_fives(quants, high, rows, units, U, mask):
+def values_fives(quants, high, rows, units, U, mask, ISA: tl.constexpr):
     q0, q1, q2, q3 = nibbles(quants, rows, units, U, mask)
     h0, h1, h2, h3 = bits(high, rows, units, U, mask)
     return q0 | (h0 << 4), q1 | (h1 << 4), q2 | (h2 << 4), q3 | (h3 << 4)
 
 
 @triton.jit
-def values_sixes(quants, high, rows, units, U, mask):
+def values_sixes(quants, high, rows, units, U, mask, ISA: tl.constexpr):
     q0, q1, q2, q3 = nibbles(quants, rows, units, U, mask)
     h0, h1, h2, h3 = pairs_of_bits(high, rows, units, U, mask)
     return q0 | (h0 << 4), q1 | (h1 << 4), q2 | (h2 << 4), q3 | (h3 << 4)
 
 
 @triton.jit
-def values_twos(quants, high, rows, units, U, mask):
+def values_twos(quants, high, rows, units, U, mask, ISA: tl.constexpr):
     return pairs_of_bits(quants, rows, units, U, mask)
 
 
 @triton.jit
-def values_threes(quants, high, rows, units, U, mask):
+def values_threes(quants, high, rows, units, U, mask, ISA: tl.constexpr):
     q0, q1, q2, q3 = pairs_of_bits(quants, rows, units, U, mask)
     h0, h1, h2, h3 = bits(high, rows, units, U, mask)
     return q0 | (h0 << 2), q1 | (h1 << 2), q2 | (h2 << 2), q3 | (h3 << 2)
 
 
 @triton.jit
-def values_eights(quants, high, rows, units, U, mask):
+def values_eights(quants, high, rows, units, U, mask, ISA: tl.constexpr):
     return (
         four_words(quants, rows, units, U, 0, 4, mask),
         four_words(quants, rows, units, U, 1, 4, mask),
@@ -120,46 +137,20 @@ def values_eights(quants, high, rows, units, U, mask):
     )
 
 
-@triton.jit
-def copies(byte: tl.constexpr):
-    """A signed byte in all four bytes of an int32."""
-    return ((byte & 255) * 0x01010101 + (1 << 31)) % (1 << 32) - (1 << 31)
+# kvalues_iq4nl: -127 -104 -83 -65 | -49 -35 -22 -10 | 1 13 25 38 | 53 69 89 113, four bytes a word
+_LEVELS_0, _LEVELS_1, _LEVELS_2, _LEVELS_3 = (tl.constexpr(w) for w in (-1079142271, -152379953, 639175937, 1901675829))
 
 
 @triton.jit
-def either(a: tl.constexpr, b: tl.constexpr, mask):
-    """In each byte a where the mask is 0, b where it is 255."""
-    return copies(a) ^ (mask & copies(a ^ b))
+def level(n, ISA: tl.constexpr):
+    """kvalues_iq4nl[n] for each byte n < 16."""
+    return lookup16(n, _LEVELS_0, _LEVELS_1, _LEVELS_2, _LEVELS_3, ISA)
 
 
 @triton.jit
-def pick(a, b, mask):
-    return a ^ ((a ^ b) & mask)
-
-
-@triton.jit
-def filled(n, bit: tl.constexpr):
-    """255 in the bytes that have the bit, 0 in the others."""
-    one = (n >> bit) & 0x01010101
-    return (one << 8) - one
-
-
-@triton.jit
-def levels(n):
-    """kvalues_iq4nl[n] for each byte n < 16: a tree of choices by its four bits."""
-    m = filled(n, 0)
-    v01, v23, v45, v67 = either(-127, -104, m), either(-83, -65, m), either(-49, -35, m), either(-22, -10, m)
-    v89, vab, vcd, vef = either(1, 13, m), either(25, 38, m), either(53, 69, m), either(89, 113, m)
-    m = filled(n, 1)
-    v03, v47, v8b, vcf = pick(v01, v23, m), pick(v45, v67, m), pick(v89, vab, m), pick(vcd, vef, m)
-    m = filled(n, 2)
-    return pick(pick(v03, v47, m), pick(v8b, vcf, m), filled(n, 3))
-
-
-@triton.jit
-def values_levels(quants, high, rows, units, U, mask):
+def values_levels(quants, high, rows, units, U, mask, ISA: tl.constexpr):
     q0, q1, q2, q3 = nibbles(quants, rows, units, U, mask)
-    return levels(q0), levels(q1), levels(q2), levels(q3)
+    return level(q0, ISA), level(q1, ISA), level(q2, ISA), level(q3, ISA)
 
 
 # ---- scales

@@ -4,6 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
+from rocforge.kernels import target
 from rocforge.kernels.decode import DECODE
 from rocforge.kernels.launch import launch
 from rocforge.kernels.layout import UNIT, Matrix
@@ -42,14 +43,14 @@ def weights_of(
 def embed_blocks(
     tokens, quants, high, scales_, supers, out, K, U, out_stride,
     values: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr, SCALED: tl.constexpr, HALVES: tl.constexpr,
-    MINS: tl.constexpr, SIGNED: tl.constexpr, BU: tl.constexpr,
+    MINS: tl.constexpr, SIGNED: tl.constexpr, BU: tl.constexpr, ISA: tl.constexpr,
 ):  # fmt: skip
     """Program (t, i): units i * BU .. of row tokens[t]."""
     t = tl.program_id(0)
     rows = tl.zeros((1,), tl.int64) + tl.load(tokens + t)
     units = tl.program_id(1) * BU + tl.arange(0, BU)
     mask = (units < U)[None, :]
-    q0, q1, q2, q3 = values(quants, high, rows, units, U, mask)
+    q0, q1, q2, q3 = values(quants, high, rows, units, U, mask, ISA)
     d0, d1, m0, m1, s0, s1, s2, s3, n0, n1, n2, n3 = scales(scales_, supers, rows, units, U, mask)
     columns = units[None, :, None] * 64 + tl.arange(0, 16)[None, None, :]
     to = out + t.to(tl.int64) * out_stride + columns
@@ -83,5 +84,5 @@ def embed(tokens: torch.Tensor, table: Matrix, out: torch.Tensor) -> None:
     U = -(-K // UNIT)
     launch(
         embed_blocks, (T, triton.cdiv(U, BU)), tokens, *table.planes, out, K, U, out.stride(0),
-        num_warps=WARPS, fuses=False, BU=BU, **DECODE[table.format]._asdict(),
+        num_warps=WARPS, fuses=False, BU=BU, ISA=target.current().isa, **DECODE[table.format]._asdict(),
     )  # fmt: skip

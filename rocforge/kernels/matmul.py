@@ -20,8 +20,8 @@ import triton.language as tl
 
 from rocforge.gguf.formats import Q8
 from rocforge.kernels import target
-from rocforge.kernels.decode import DECODE
-from rocforge.kernels.dot import dot4
+from rocforge.kernels.decode import DECODE, split_words
+from rocforge.kernels.asm import dot4
 from rocforge.kernels.embed import weights_of
 from rocforge.kernels.launch import launch
 from rocforge.kernels.layout import UNIT, Matrix
@@ -49,9 +49,9 @@ class GemmTile(NamedTuple):
 GEMV_TOKENS = 8
 
 GEMV: dict[str, GemvTile] = {
-    "nvidia": GemvTile(4, 64, 4),
-    "cdna": GemvTile(4, 64, 4),
-    "rdna": GemvTile(4, 64, 4),
+    "nvidia": GemvTile(4, 32, 1),
+    "cdna": GemvTile(4, 64, 1),
+    "rdna": GemvTile(4, 32, 1),
     "interpreter": GemvTile(8, 4, 1),
 }
 GEMM: dict[str, GemmTile] = {
@@ -89,74 +89,78 @@ def finish(acc, bias, residual, out, tokens, rows, T, N, residual_stride, out_st
 
 
 @triton.jit
-def dots(words, x, DOT: tl.constexpr):
-    """words [BN, 1, BU, 4] by x [1, BT, BU, 4] -> int32 [BN, BT, BU]: the products of a group's 16 columns, summed."""
-    shape: tl.constexpr = (words.shape[0], x.shape[1], x.shape[2], 4)
-    zero = tl.zeros(shape, tl.int32)
-    return tl.sum(dot4(tl.broadcast_to(words, shape), tl.broadcast_to(x, shape), zero, DOT), 3)
-
-
-@triton.jit
 def by_scale(a, b, scale_a, scale_b, SCALED: tl.constexpr, HALVES: tl.constexpr):
-    """Two groups' integers [BN or 1, BT, BU] by their scales [BN, BU], summed."""
+    """Two groups' integers by their scales, summed."""
     if not SCALED:
         return a + b
     elif HALVES:
-        return scale_a[:, None, :] * (a + b)
+        return scale_a * (a + b)
     else:
-        return scale_a[:, None, :] * a + scale_b[:, None, :] * b
+        return scale_a * a + scale_b * b
+
+
+@triton.jit
+def dots(words, x, mask, ISA: tl.constexpr):
+    """words [BN, BU, 4] by the activations' words at x + [1, BU] -> int32 [BN, BU]: a group's 16 columns."""
+    BN: tl.constexpr = words.shape[0]
+    BU: tl.constexpr = words.shape[1]
+    x = tl.load(x[:, :, None] + tl.arange(0, 4)[None, None, :], mask=mask[:, :, None], other=0)
+    w0, w1, w2, w3 = split_words(words)
+    x0, x1, x2, x3 = split_words(x)
+    total = dot4(w0, tl.broadcast_to(x0, (BN, BU)), tl.zeros((BN, BU), tl.int32), ISA)
+    total = dot4(w1, tl.broadcast_to(x1, (BN, BU)), total, ISA)
+    total = dot4(w2, tl.broadcast_to(x2, (BN, BU)), total, ISA)
+    return dot4(w3, tl.broadcast_to(x3, (BN, BU)), total, ISA)
+
+
+@triton.jit
+def lane_load(at, mask):
+    """Load [1, BU] with one element a lane (see decode.word_at)."""
+    return tl.load(tl.max_contiguous(at, [1, 1]), mask=mask, other=0)
 
 
 @triton.jit(do_not_specialize=["T"])
 def gemv_blocks(
     x, x_scales, x_sums, quants, high, scales_, supers, bias, residual, out, T, N, K, U, residual_stride, out_stride,
     values: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr, SCALED: tl.constexpr, HALVES: tl.constexpr,
-    MINS: tl.constexpr, SIGNED: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr, BU: tl.constexpr, DOT: tl.constexpr,
+    MINS: tl.constexpr, SIGNED: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr, BU: tl.constexpr, ISA: tl.constexpr,
 ):  # fmt: skip
     """Program i: rows i * BN .. of all T <= BT tokens. x is the words of Q8's values."""
     rows = tl.program_id(0) * BN + tl.arange(0, BN)
-    # A row beyond the last is the last again; it is not stored.
-    row = tl.minimum(rows, N - 1).to(tl.int64)
-    tokens = tl.arange(0, BT)
-    acc = tl.zeros((BN, BT, BU), tl.float32)
+    # Beyond the last row or token is that row or token again, not stored.
+    row = tl.minimum(rows, N - 1)
+    accs = ()
+    for t in tl.static_range(BT):
+        accs += (tl.zeros((BN, BU), tl.float32),)
     for first in range(0, U, BU):
         units = first + tl.arange(0, BU)
-        mask = (units < U)[None, :]
-        q0, q1, q2, q3 = values(quants, high, row, units, U, mask)
+        u = units[None, :]
+        mask, second = u < U, u * 64 + 32 < K  # the last unit may be half a one
+        q0, q1, q2, q3 = values(quants, high, row, units, U, mask, ISA)
         d0, d1, m0, m1, s0, s1, s2, s3, n0, n1, n2, n3 = scales(scales_, supers, row, units, U, mask)
-
-        t, u = tokens[:, None], units[None, :]
-        there = (t < T) & (u < U)
-        second = (t < T) & (u * 64 + 32 < K)  # the last unit may be half a one
-        words = x + t[:, :, None] * (K // 4) + u[:, :, None] * 16 + tl.arange(0, 4)[None, None, :]
-        x0 = tl.load(words, mask=there[:, :, None], other=0)[None]
-        x1 = tl.load(words + 4, mask=there[:, :, None], other=0)[None]
-        x2 = tl.load(words + 8, mask=second[:, :, None], other=0)[None]
-        x3 = tl.load(words + 12, mask=second[:, :, None], other=0)[None]
-        scale = x_scales + t * (K // 32) + u * 2
-        scale0 = tl.load(scale, mask=there, other=0)[None]
-        scale1 = tl.load(scale + 1, mask=second, other=0)[None]
-
-        i0, i1 = dots(q0[:, None], x0, DOT), dots(q1[:, None], x1, DOT)
-        i2, i3 = dots(q2[:, None], x2, DOT), dots(q3[:, None], x3, DOT)
-        if MINS or OFFSET:
-            sums = x_sums + t * (K // 16) + u * 4
-            sum0 = tl.load(sums, mask=there, other=0).to(tl.int32)[None]
-            sum1 = tl.load(sums + 1, mask=there, other=0).to(tl.int32)[None]
-            sum2 = tl.load(sums + 2, mask=second, other=0).to(tl.int32)[None]
-            sum3 = tl.load(sums + 3, mask=second, other=0).to(tl.int32)[None]
-        if OFFSET:
-            i0, i1, i2, i3 = i0 - OFFSET * sum0, i1 - OFFSET * sum1, i2 - OFFSET * sum2, i3 - OFFSET * sum3
-        half0, half1 = by_scale(i0, i1, s0, s1, SCALED, HALVES), by_scale(i2, i3, s2, s3, SCALED, HALVES)
-        y0, y1 = d0[:, None, :] * half0.to(tl.float32), d1[:, None, :] * half1.to(tl.float32)
-        if MINS:
-            min0, min1 = by_scale(sum0, sum1, n0, n1, SCALED, HALVES), by_scale(sum2, sum3, n2, n3, SCALED, HALVES)
-            y0 += m0[:, None, :] * min0.to(tl.float32)
-            y1 += m1[:, None, :] * min1.to(tl.float32)
-        acc += scale0 * y0
-        acc += scale1 * y1
-    y = tl.trans(tl.sum(acc, 2))
-    finish(y, bias, residual, out, tokens, rows, T, N, residual_stride, out_stride)
+        sums = ()
+        for t in tl.static_range(BT):
+            token = tl.minimum(t, T - 1)
+            at = x + token * (K // 4) + u * 16
+            i0, i1 = dots(q0, at, mask, ISA), dots(q1, at + 4, mask, ISA)
+            i2, i3 = dots(q2, at + 8, second, ISA), dots(q3, at + 12, second, ISA)
+            if MINS or OFFSET:
+                at = x_sums + token * (K // 16) + u * 4
+                sum0, sum1 = lane_load(at, mask).to(tl.int32), lane_load(at + 1, mask).to(tl.int32)
+                sum2, sum3 = lane_load(at + 2, second).to(tl.int32), lane_load(at + 3, second).to(tl.int32)
+            if OFFSET:
+                i0, i1, i2, i3 = i0 - OFFSET * sum0, i1 - OFFSET * sum1, i2 - OFFSET * sum2, i3 - OFFSET * sum3
+            y0 = d0 * by_scale(i0, i1, s0, s1, SCALED, HALVES).to(tl.float32)
+            y1 = d1 * by_scale(i2, i3, s2, s3, SCALED, HALVES).to(tl.float32)
+            if MINS:
+                y0 += m0 * by_scale(sum0, sum1, n0, n1, SCALED, HALVES).to(tl.float32)
+                y1 += m1 * by_scale(sum2, sum3, n2, n3, SCALED, HALVES).to(tl.float32)
+            at = x_scales + token * (K // 32) + u * 2
+            sums += (accs[t] + lane_load(at, mask) * y0 + lane_load(at + 1, second) * y1,)
+        accs = sums
+    for t in tl.static_range(BT):
+        y = tl.sum(accs[t], 1)[None, :]
+        finish(y, bias, residual, out, t + tl.arange(0, 1), rows, T, N, residual_stride, out_stride)
 
 
 @triton.jit
@@ -179,7 +183,7 @@ def gemm_group(
 def gemm_blocks(
     x, x_scales, quants, high, scales_, supers, bias, residual, out, T, N, K, U, residual_stride, out_stride,
     values: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr, SCALED: tl.constexpr, HALVES: tl.constexpr,
-    MINS: tl.constexpr, SIGNED: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr, BU: tl.constexpr, BS: tl.constexpr,
+    MINS: tl.constexpr, SIGNED: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr, BU: tl.constexpr, BS: tl.constexpr, ISA: tl.constexpr,
 ):  # fmt: skip
     """A program's BT tokens by BN rows; those of one tile of rows follow each other, so it is read once."""
     tiles = tl.cdiv(T, BT)
@@ -199,7 +203,7 @@ def gemm_blocks(
         units = first + tl.arange(0, BU)
         u = units[None, :]
         mask = u < U
-        q0, q1, q2, q3 = values(quants, high, row, units, U, mask)
+        q0, q1, q2, q3 = values(quants, high, row, units, U, mask, ISA)
         d0, d1, m0, m1, s0, s1, s2, s3, n0, n1, n2, n3 = scales(scales_, supers, row, units, U, mask)
         there = (token[:, None] >= 0) & mask
         second = (token[:, None] >= 0) & (u * 64 + 32 < K)
@@ -309,14 +313,14 @@ def _blocks(x: Q8, w: Matrix, bias, residual, out: torch.Tensor) -> None:
         launch(
             gemv_blocks, (triton.cdiv(w.rows, tile.BN),), x.values.view(torch.int32), x.scales, x.sums, *w.planes, bias,
             residual, out, *sizes, num_warps=tile.num_warps, **decoder,
-            BT=triton.next_power_of_2(T), BN=tile.BN, BU=tile.BU, DOT=target.current().dot,
+            BT=triton.next_power_of_2(T), BN=tile.BN, BU=tile.BU, ISA=target.current().isa,
         )  # fmt: skip
     else:
         tile = gemm_tile()
         launch(
             gemm_blocks, (triton.cdiv(w.rows, tile.BN) * triton.cdiv(T, tile.BT),), x.values, x.scales, *w.planes, bias,
             residual, out, *sizes, num_warps=tile.num_warps, num_stages=tile.num_stages, **decoder,
-            BT=tile.BT, BN=tile.BN, BU=tile.BU, BS=32,
+            BT=tile.BT, BN=tile.BN, BU=tile.BU, BS=32, ISA=target.current().isa,
         )  # fmt: skip
 
 

@@ -18,15 +18,14 @@ from triton.backends.compiler import GPUTarget
 class Target:
     """An architecture. `lanes` run in lockstep: AMD's wave, NVIDIA's warp; nothing else may assume their number.
 
-    `dot` names the instruction that multiplies four pairs of signed bytes and adds the products to an
-    int32 ("" where there is none: see `kernels.dot.dot4`); `matrix` is the prefix of its matrix instructions in the
-    assembly ("" likewise); `lds_bytes` is the shared memory of one program at the most.
+    `isa` names what `kernels.asm` writes for it; `matrix` is the prefix of its matrix instructions in
+    the assembly, "" where it has none; `lds_bytes` is the shared memory of one program at the most.
     """
 
     backend: str  # "hip", "cuda", or "interpreter": Triton's, in numpy
     arch: str
     lanes: int
-    dot: str
+    isa: str
     matrix: str
     lds_bytes: int
 
@@ -43,21 +42,20 @@ class Target:
 
 KIB = 1024
 # LLVM's AMDGPU guide: wave64 on GCN and CDNA, wave32 on RDNA; gfx906 multiplies matrices lane by lane.
-_SIGNED, _EITHER = "v_dot4_i32_i8", "v_dot4_i32_iu8"
 AMD: dict[str, Target] = {
-    arch: Target("hip", arch, lanes, dot, matrix, lds)
-    for arches, lanes, dot, matrix, lds in (
-        (("gfx906",), 64, _SIGNED, "", 64 * KIB),
-        (("gfx908", "gfx90a", "gfx942"), 64, _SIGNED, "v_mfma", 64 * KIB),
-        (("gfx950",), 64, _SIGNED, "v_mfma", 160 * KIB),
-        (("gfx1030", "gfx1031", "gfx1032", "gfx1035", "gfx1036"), 32, _SIGNED, "", 64 * KIB),
-        (("gfx1100", "gfx1101", "gfx1102", "gfx1103", "gfx1150", "gfx1151"), 32, _EITHER, "v_wmma", 64 * KIB),
-        (("gfx1200", "gfx1201"), 32, _EITHER, "v_wmma", 64 * KIB),
+    arch: Target("hip", arch, lanes, isa, matrix, lds)
+    for arches, lanes, isa, matrix, lds in (
+        (("gfx906",), 64, "gcn", "", 64 * KIB),
+        (("gfx908", "gfx90a", "gfx942"), 64, "gcn", "v_mfma", 64 * KIB),
+        (("gfx950",), 64, "gcn", "v_mfma", 160 * KIB),
+        (("gfx1030", "gfx1031", "gfx1032", "gfx1035", "gfx1036"), 32, "gcn", "", 64 * KIB),
+        (("gfx1100", "gfx1101", "gfx1102", "gfx1103", "gfx1150", "gfx1151"), 32, "rdna", "v_wmma", 64 * KIB),
+        (("gfx1200", "gfx1201"), 32, "rdna", "v_wmma", 64 * KIB),
     )
     for arch in arches
 }
 
-_INTERPRETER = Target("interpreter", "numpy", 1, "", "", 1 << 30)
+_INTERPRETER = Target("interpreter", "numpy", 1, "portable", "", 1 << 30)
 
 _override: contextvars.ContextVar[Target | None] = contextvars.ContextVar("target", default=None)
 
@@ -74,13 +72,13 @@ def _active() -> Target:
     active = triton.runtime.driver.active.get_current_target()
     if active.backend == "hip":
         return amd(active.arch)
-    return Target("cuda", f"sm{active.arch}", 32, "dp4a", "", 227 * KIB if active.arch >= 90 else 99 * KIB)
+    return Target("cuda", f"sm{active.arch}", 32, "ptx", "", 227 * KIB if active.arch >= 90 else 99 * KIB)
 
 
 def amd(arch: str) -> Target:
     """The AMD target of that name, with or without features after a colon; unknown ones get no special instruction."""
     arch = arch.split(":")[0]
-    return AMD.get(arch) or Target("hip", arch, 64 if arch.startswith("gfx9") else 32, "", "", 64 * KIB)
+    return AMD.get(arch) or Target("hip", arch, 64 if arch.startswith("gfx9") else 32, "portable", "", 64 * KIB)
 
 
 @contextlib.contextmanager

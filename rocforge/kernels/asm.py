@@ -1,0 +1,85 @@
+"""What Triton cannot say and a target's instruction set can, each with a portable twin. The only inline assembly.
+
+`ISA` is `Target.isa`: "ptx" (NVIDIA), "gcn" (GCN, CDNA, RDNA2), "rdna" (RDNA3 and 4), or "portable",
+which the interpreter and unknown targets take.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def dot4(a, b, c, ISA: tl.constexpr):
+    """c + the sum over the four signed bytes of a[i] * b[i]; int32 tensors of one shape, exact."""
+    if ISA == "ptx":
+        return tl.inline_asm_elementwise(
+            "dp4a.s32.s32 $0, $1, $2, $3;", "=r,r,r,r", [a, b, c], dtype=tl.int32, is_pure=True, pack=1
+        )
+    elif ISA == "gcn":
+        return tl.inline_asm_elementwise(
+            "v_dot4_i32_i8 $0, $1, $2, $3", "=v,v,v,v", [a, b, c], dtype=tl.int32, is_pure=True, pack=1
+        )
+    elif ISA == "rdna":  # each operand signed or not, by neg_lo
+        return tl.inline_asm_elementwise(
+            "v_dot4_i32_iu8 $0, $1, $2, $3 neg_lo:[1,1,0]", "=v,v,v,v", [a, b, c], dtype=tl.int32, is_pure=True, pack=1
+        )
+    else:
+        total = c
+        for i in tl.static_range(4):
+            total += ((a << (24 - 8 * i)) >> 24) * ((b << (24 - 8 * i)) >> 24)
+        return total
+
+
+@triton.jit
+def filled(n, bit: tl.constexpr):
+    """255 in the bytes that have the bit, 0 in the others."""
+    one = (n >> bit) & 0x01010101
+    return (one << 8) - one
+
+
+@triton.jit
+def pick(a, b, mask):
+    return a ^ ((a ^ b) & mask)
+
+
+@triton.jit
+def lookup16(n, t0: tl.constexpr, t1: tl.constexpr, t2: tl.constexpr, t3: tl.constexpr, ISA: tl.constexpr):
+    """table[i] for each byte i < 16 of the words n; t0 holds table[0] (lowest byte) to table[3], and so on."""
+    if ISA == "ptx":
+        # prmt takes its four indices as nibbles of 16 bits.
+        n = (n | (n >> 4)) & 0x00FF00FF
+        n = n | (n >> 8)
+        return tl.inline_asm_elementwise(
+            f"""{{
+            .reg .b32 i, low, high, which;
+            and.b32 i, $1, 0x7777;
+            prmt.b32 low, {t0}, {t1}, i;
+            prmt.b32 high, {t2}, {t3}, i;
+            and.b32 which, $1, 0x8888;
+            shr.u32 which, which, 1;
+            or.b32 which, which, 0x3210;
+            prmt.b32 $0, low, high, which;
+            }}""",
+            "=r,r", [n], dtype=tl.int32, is_pure=True, pack=1,
+        )  # fmt: skip
+    elif ISA == "gcn" or ISA == "rdna":
+        # v_perm_b32: index bytes 0-3 choose from the second operand, 4-7 from the first.
+        i, zero = n & 0x07070707, n ^ n
+        low = tl.inline_asm_elementwise(
+            "v_perm_b32 $0, $1, $2, $3", "=v,v,v,v", [zero + t1, zero + t0, i], dtype=tl.int32, is_pure=True, pack=1
+        )
+        high = tl.inline_asm_elementwise(
+            "v_perm_b32 $0, $1, $2, $3", "=v,v,v,v", [zero + t3, zero + t2, i], dtype=tl.int32, is_pure=True, pack=1
+        )
+        return pick(low, high, filled(n, 3))
+    else:
+        zero = n ^ n
+        found = zero
+        for i in tl.static_range(16):
+            word = t0 if i < 4 else (t1 if i < 8 else (t2 if i < 12 else t3))
+            byte = ((zero + word) >> (8 * (i % 4))) & 255
+            byte |= byte << 8
+            byte |= byte << 16
+            other = n ^ (i * 0x01010101)  # 0 in the bytes that are i
+            found |= byte & ~filled(other | (other >> 1) | (other >> 2) | (other >> 3), 0)
+        return found
