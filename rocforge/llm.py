@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,9 @@ from rocforge.engine.request import Completion, Request, Sampling
 from rocforge.engine.runner import Runner
 from rocforge.engine.sampler import Sampler
 from rocforge.engine.scheduler import Batch, Scheduler
+from rocforge.engine.selftest import verdict
 from rocforge.errors import CapacityError, RequestError
+from rocforge.gguf.formats import Q8_BLOCK
 from rocforge.gguf.chat import TEMPLATE_KEY, find_template, render_chat
 from rocforge.gguf.reader import GGUFFile, open_gguf
 from rocforge.gguf.tokenizer import Tokenizer
@@ -31,6 +34,9 @@ log = logging.getLogger(__name__)
 
 BUILTIN = Path(__file__).parent / "assets" / "builtin.gguf"
 
+KV_FORMATS = ("f16", "f32", "q8_0")
+# What of a GPU's free memory is left to the driver, the kernels' code and their graphs.
+GPU_RESERVE_BYTES = 256 << 20
 # Tokens of KV cache where neither the caller nor the model asks for less.
 DEFAULT_CONTEXT = 4096
 # Most memory for one step's logits: what bounds the rows of LLM.logits and of a batch.
@@ -62,30 +68,59 @@ def draw(
     for name, value in {"context": context, "sequences": sequences, "chunk_tokens": chunk_tokens}.items():
         if value is not None and value < 1:
             raise RequestError(f"{name} is {value}; it must be at least 1")
-    if kv_format not in ("f16", "f32"):
-        raise RequestError(f"kv_format is {kv_format!r}; f16 and f32 are known")
-    chosen = choose(device, threads)
+    if kv_format not in KV_FORMATS:
+        raise RequestError(f"kv_format is {kv_format!r}; it must be one of {', '.join(KV_FORMATS)}")
+    chosen = choose(device, threads, verdict)
     file = open_gguf(path if path is not None else BUILTIN)
     try:
         config, plan = build_plan(file, kv_format)
-        plan = place(fuse(plan), chosen)
+        if kv_format == "q8_0" and config.head_dim % Q8_BLOCK:
+            raise RequestError(f"kv_format q8_0 needs heads of a multiple of {Q8_BLOCK} values, {file.path} has {config.head_dim}")
+        plan = fuse(plan)
         if context is not None and context > config.context:
             log.warning("a context of %d is more than the %d that %s was trained for", context, config.context, file.path)
         context = context or min(DEFAULT_CONTEXT, config.context)
         chunk = max(min(chunk_tokens, context), sequences)
-        memory = allocate(
-            plan,
-            tokens=chunk,
-            rows=max(sequences, min(chunk, LOGITS_BYTES // (4 * config.vocab_size))),
-            sequences=sequences + 1,
-            context=context,
-            weights_bytes=file.n_bytes,
-            available_bytes=chosen.memory_bytes,
-        )
+        sizes = {
+            "tokens": chunk,
+            "rows": max(sequences, min(chunk, LOGITS_BYTES // (4 * config.vocab_size))),
+            "sequences": sequences + 1,
+            "context": context,
+        }
+        try:
+            memory = _fit(plan, chosen, file, sizes)
+        except CapacityError as error:
+            if chosen.kind == "cpu" or device != "auto":
+                raise
+            chosen = replace(choose("cpu", threads), reason=f"the model does not fit on {chosen.name}: {error}")
+            memory = _fit(plan, chosen, file, sizes)
     except BaseException:
         file.close()
         raise
-    return Design(file, chosen, config, plan, memory, context)
+    return Design(file, chosen, config, place(plan, chosen), memory, context)
+
+
+def _fit(plan: Plan, device: Device, file: GGUFFile, sizes: dict[str, int]) -> Memory:
+    """The memory plan on a device. Raises CapacityError where it does not suffice."""
+    if device.kind == "cpu":
+        return allocate(plan, **sizes, weights_bytes=file.n_bytes, available_bytes=device.memory_bytes)
+    from rocforge.kernels.backend import weights_bytes
+
+    return allocate(
+        plan, **sizes, weights_bytes=weights_bytes(plan.weights), available_bytes=device.memory_bytes - GPU_RESERVE_BYTES,
+        weights_are_mapped=False,
+    )  # fmt: skip
+
+
+def _open_backend(device: Device) -> tuple[Any, dict[str, Callable]]:
+    """The room that runs on the device: its backend and its launchers."""
+    if device.kind == "cpu":
+        from rocforge.cpu import backend
+
+        return backend.Backend(device.threads), backend.LAUNCHERS
+    from rocforge.kernels import backend
+
+    return backend.Backend(f"cuda:{device.index}"), backend.LAUNCHERS
 
 
 @dataclass
@@ -122,7 +157,7 @@ class LLM:
     `path` is a GGUF file (any part of a split one), or None for the built-in model. `device` is
     auto, cpu or gpu. `context` is the tokens of KV cache, shared by the sequences that run at once
     (at most `sequences`); None takes the model's own, up to 4096. A prompt is computed in chunks of
-    `chunk_tokens`. `kv_format` is f16 or f32. `progress(stage, done, total)` is called while the
+    `chunk_tokens`. `kv_format` is f16, f32 or q8_0. `progress(stage, done, total)` is called while the
     file is loaded (bytes) and kernels are compiled (kernels).
 
     Raises ModelError for a file that cannot be run, DeviceError for a device that is not there,
@@ -154,14 +189,14 @@ class LLM:
             raise
 
     def _build(self, memory: Memory, sequences: int, progress) -> None:
-        from rocforge.cpu.backend import LAUNCHERS, Backend
-
-        self._runner = Runner(self.plan, memory, self._file, Backend(self.device.threads), LAUNCHERS)
+        backend, launchers = _open_backend(self.device)
+        self._to_host = backend.to_host
+        self._runner = Runner(self.plan, memory, self._file, backend, launchers)
         try:
             self._runner.prepare(progress)
             # What the process holds before the model's own memory is taken, kernels included.
-            self.memory = replace(memory, runtime_bytes=resident_bytes())
-            self._runner.page_in(progress)
+            self.memory = replace(memory, runtime_bytes=resident_bytes()) if self.device.kind == "cpu" else memory
+            self._runner.load(progress)
         except BaseException:
             self._runner.close()
             raise
@@ -174,7 +209,7 @@ class LLM:
         )
         # One sequence more than the scheduler has: `logits` computes in it.
         self._spare_sequence = sequences
-        self._engine = Engine(self._runner, self._scheduler, Sampler(), self.tokenizer)
+        self._engine = Engine(self._runner, self._scheduler, Sampler(backend), self.tokenizer)
 
     # ---- text and tokens
 
@@ -209,7 +244,7 @@ class LLM:
                 positions = np.arange(start, start + len(part), dtype=np.int32)
                 where = np.full(len(part), self._spare_sequence, np.int32)
                 batch = Batch(part, positions, where, table, np.arange(len(part), dtype=np.int32), [])
-                out[start : start + len(part)] = self._runner.run(batch)
+                out[start : start + len(part)] = self._to_host(self._runner.run(batch))
         return out
 
     # ---- generation

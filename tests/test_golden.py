@@ -47,11 +47,16 @@ def golden(name):
         return dict(arrays)
 
 
+@pytest.fixture(params=["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
+def device(request):
+    return request.param
+
+
 @functools.cache
-def errors(name, way):
+def errors(name, way, device):
     data = golden(name)
     exact = data["exact"].astype(np.float64)
-    with LLM(GOLDEN / f"{name}.gguf", context=64, sequences=1, chunk_tokens=CHUNKS[way]) as llm:
+    with LLM(GOLDEN / f"{name}.gguf", device=device, context=64, sequences=1, chunk_tokens=CHUNKS[way]) as llm:
         logits = llm.logits(data["tokens"])
     assert logits.shape == exact.shape and logits.dtype == np.float32
     return Errors(*(float(np.linalg.norm(l - exact) / np.linalg.norm(exact)) for l in (logits, data["logits"])))
@@ -64,28 +69,28 @@ def test_every_file_has_its_test():
 
 @pytest.mark.parametrize("way", CHUNKS)
 @pytest.mark.parametrize("name", DENSE)
-def test_as_near_to_exact_as_llama_cpp(name, way):
-    assert errors(name, way).ratio <= MAX_RATIO, errors(name, way)
+def test_as_near_to_exact_as_llama_cpp(name, way, device):
+    assert errors(name, way, device).ratio <= MAX_RATIO, errors(name, way, device)
 
 
 @pytest.mark.parametrize("way", CHUNKS)
 @pytest.mark.parametrize("name", FLOAT)
-def test_float_files_are_exact(name, way):
-    assert errors(name, way).ours <= MAX_FLOAT_ERROR, errors(name, way)
+def test_float_files_are_exact(name, way, device):
+    assert errors(name, way, device).ours <= MAX_FLOAT_ERROR, errors(name, way, device)
 
 
 @pytest.mark.parametrize("name", FLOAT)
-def test_greedy_tokens_are_those_of_llama_cpp(name):
+def test_greedy_tokens_are_those_of_llama_cpp(name, device):
     data = golden(name)
-    with LLM(GOLDEN / f"{name}.gguf", context=64) as llm:
+    with LLM(GOLDEN / f"{name}.gguf", device=device, context=64) as llm:
         sampling = Sampling(temperature=0, ignore_eos=True, max_tokens=len(data["greedy"]))
         assert llm.generate(data["tokens"].tolist(), sampling).tokens == data["greedy"].tolist()
 
 
-def test_geometric_mean_of_the_ratios(figures):
-    table = {name: [errors(name, way) for way in CHUNKS] for name in DENSE}
+def test_geometric_mean_of_the_ratios(figures, device):
+    table = {name: [errors(name, way, device) for way in CHUNKS] for name in DENSE}
     means = np.exp(np.log([[e.ratio for e in row] for row in table.values()]).mean(0))
-    title = "relative error of the logits: llama.cpp's; ours and the ratio, prefill and decode"
+    title = f"relative error of the logits on the {device}: llama.cpp's; ours and the ratio, prefill and decode"
     for name, row in table.items():
         ours = "   ".join(f"{e.ours:.2e} {e.ratio:.3f}" for e in row)
         figures(title, f"{name:20} {row[0].llama_cpp:.2e}   {ours}")

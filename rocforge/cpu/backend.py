@@ -1,7 +1,8 @@
 """What the runner asks of a room: memory, weights, launchers, and a step recorded as one program."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import mmap
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from rocforge.cpu.matmul import linear
 from rocforge.cpu.norm import rms_norm
 from rocforge.cpu.quantize import quantize
 from rocforge.cpu.rope import rope_store, rope_table
-from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8_SUM_BLOCK, Format
+from rocforge.cpu.sample import penalize, sample
+from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8_SUM_BLOCK, Format, Q8Cache
 
 # By op kind of plan/ir.py; the keywords of each are its contract's names.
 LAUNCHERS: dict[str, Callable[..., None]] = {
@@ -34,19 +36,40 @@ LAUNCHERS: dict[str, Callable[..., None]] = {
 _DTYPES = {"f32": np.float32, "f16": np.float16, "i32": np.int32}
 
 
+# Bytes between two reports of progress while the file is read.
+_PIECE_BYTES = 64 << 20
+
+
 class Backend:
     """The CPU: `n_threads` threads and the process's own memory."""
 
     def __init__(self, n_threads: int):
         self._team = threads.Team(n_threads)
+        self._mapped: list[np.ndarray] = []
 
-    def matrix(self, data: np.ndarray, format: Format, shape: tuple[int, int]) -> Matrix:
-        """A matrix of the file, where it is mapped."""
-        return matrix(data, format, *shape)
+    # ---- weights
+
+    def matrices(self, sources: Sequence[tuple[np.ndarray, Format, tuple[int, int]]]) -> tuple[Matrix, ...]:
+        """Matrices one below the other, of the file's (data, format, shape), where it is mapped."""
+        self._mapped += [data.reshape(-1) for data, _, _ in sources]
+        return tuple(matrix(data, format, *shape) for data, format, shape in sources)
+
+    def load(self, report: Callable[[int, int], None]) -> None:
+        """Touch every page of all matrices, so that no step waits for one; report(bytes done, bytes in all)."""
+        total, done = sum(data.nbytes for data in self._mapped), 0
+        for data in self._mapped:
+            for start in range(0, len(data), _PIECE_BYTES):
+                part = data[start : start + _PIECE_BYTES]
+                part[:: mmap.PAGESIZE].max()
+                done += len(part)
+                report(done, total)
+        self._mapped.clear()
 
     def constant(self, array: np.ndarray) -> np.ndarray:
         """A small array made at load (norm weights, biases, frequencies), in this device's memory."""
         return array
+
+    # ---- memory
 
     def empty(self, n_bytes: int) -> np.ndarray:
         """uint8 [n_bytes] of any content, aligned to 64 bytes."""
@@ -54,15 +77,36 @@ class Backend:
         start = -raw.__array_interface__["data"][0] % 64
         return raw[start : start + n_bytes]
 
+    def clear(self, buffer: np.ndarray) -> None:
+        buffer.fill(0)
+
     def view(self, buffer: np.ndarray, offset: int, shape: tuple[int, ...], dtype: str) -> Any:
-        """An array of `shape` at `offset` bytes of the buffer; a Q8 where dtype is q8."""
-        if dtype != "q8":
-            return _view(buffer, offset, shape, _DTYPES[dtype])
-        rows, columns = shape
-        values = _view(buffer, offset, shape, np.int8)
-        offset += values.nbytes
-        scales = _view(buffer, offset, (rows, columns // Q8_BLOCK), np.float32)
-        return Q8(values, scales, _view(buffer, offset + scales.nbytes, (rows, columns // Q8_SUM_BLOCK), np.int16))
+        """An array of `shape` at `offset` bytes of the buffer; a Q8 or Q8Cache where dtype is q8 or q8_0."""
+        if dtype == "q8":
+            rows, columns = shape
+            values = _view(buffer, offset, shape, np.int8)
+            offset += values.nbytes
+            scales = _view(buffer, offset, (rows, columns // Q8_BLOCK), np.float32)
+            return Q8(values, scales, _view(buffer, offset + scales.nbytes, (rows, columns // Q8_SUM_BLOCK), np.int16))
+        if dtype == "q8_0":
+            values = _view(buffer, offset, shape, np.int8)
+            blocks = (*shape[:-1], shape[-1] // Q8_BLOCK)
+            return Q8Cache(values, _view(buffer, offset + values.nbytes, blocks, np.float16))
+        return _view(buffer, offset, shape, _DTYPES[dtype])
+
+    def inputs(self, arena: np.ndarray, n_bytes: int) -> np.ndarray:
+        """uint8 [n_bytes] that a step reads its inputs from: here the arena's own beginning."""
+        return arena[:n_bytes]
+
+    def to_host(self, array: np.ndarray) -> np.ndarray:
+        """The array, which is in the host's memory; it holds until the next step."""
+        return array
+
+    # ---- steps
+
+    def padded(self, n_tokens: int, n_rows: int, max_tokens: int) -> tuple[int, int]:
+        """The (T, R) to run a step as: here the step's own."""
+        return n_tokens, n_rows
 
     @contextlib.contextmanager
     def record(self) -> Iterator[threads.Program]:
@@ -72,6 +116,19 @@ class Backend:
 
     def run(self, program: threads.Program) -> None:
         self._team.run(program)
+
+    def penalize(self, logits: np.ndarray, *parameters: Any) -> None:
+        """See cpu/sample.py."""
+        penalize(logits, *parameters)
+
+    def sample(self, logits: np.ndarray, *parameters: np.ndarray) -> list[int]:
+        """One id for each row: see cpu/sample.py."""
+        out = np.empty(len(logits), np.int32)
+        sample(logits, *parameters, out)
+        return out.tolist()
+
+    def synchronize(self) -> None:
+        """Nothing to wait for: `run` returns when it is done."""
 
     def close(self) -> None:
         self._team.close()

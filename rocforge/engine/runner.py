@@ -3,7 +3,6 @@
 Knows no requests and no text. There is one program for each (T, R), recorded when first needed.
 """
 
-import mmap
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -14,32 +13,33 @@ from rocforge.engine.scheduler import Batch
 from rocforge.gguf.formats import float_values
 from rocforge.gguf.reader import GGUFFile
 from rocforge.plan.allocate import Memory
-from rocforge.plan.ir import Columns, Frequencies, Op, Plan, Value, Weight
+from rocforge.plan.ir import PADDING, Columns, Frequencies, Op, Plan, Value, Weight
 
 # Programs kept: decode at a few batch sizes and the prefill chunks of recent prompts.
 _PROGRAMS = 64
-# Bytes between two reports of progress while the file is read.
-_PAGE_IN_BYTES = 64 << 20
 
 Progress = Callable[[str, int, int], None]
 
 
 class Runner:
-    """Runs a fused plan on a backend (`rocforge.cpu.backend.Backend` or its GPU mirror)."""
+    """Runs a fused plan on a backend: `rocforge.cpu.backend.Backend` or its mirror in `rocforge.kernels`."""
 
     def __init__(self, plan: Plan, memory: Memory, file: GGUFFile, backend, launchers: dict[str, Callable]):
         self.plan, self.memory, self._backend, self._launchers = plan, memory, backend, launchers
         self._file = file
-        self._weights = {w.name: self._load(w) for w in plan.weights}
+        self._matrices: dict[tuple[str, ...], tuple] = {}
         self._constants: dict[Any, Any] = {}
-        self._programs: OrderedDict[tuple[int, int], Any] = OrderedDict()
+        for op in plan.ops:
+            for operand in op.operands.values():
+                if matrices := _matrices(operand):
+                    self._bind_matrices(matrices)
         self._arena = backend.empty(memory.arena_bytes)
         self._cache = backend.empty(memory.kv_bytes)
         self._states, offset = {}, 0
         for state in plan.states:
             self._states[state] = backend.view(self._cache, offset, self._shape(state, memory.sizes), state.dtype)
             offset += state.n_bytes(memory.sizes)
-        self._inputs = {v.name: self._view(v, memory.sizes) for v in plan.inputs}
+        self._programs: OrderedDict[tuple[int, int], Any] = OrderedDict()
 
     def prepare(self, progress: Progress | None = None) -> None:
         """Record the programs of decode and of a full chunk, and compile what they launch."""
@@ -53,38 +53,45 @@ class Runner:
         if progress and missing:
             progress("compile", len(missing), len(missing))
 
-    def page_in(self, progress: Progress | None = None) -> None:
-        """Touch every page of memory that a step will use: no step waits for one or finds none left."""
-        self._arena.fill(0)
-        self._cache.fill(0)
-        total, done = sum(w.n_bytes for w in self.plan.weights), 0
-        for weight in self.plan.weights:
-            flat = self._file.data(weight.name).reshape(-1)
-            for start in range(0, len(flat), _PAGE_IN_BYTES):
-                if progress:
-                    progress("load", done, total)
-                part = flat[start : start + _PAGE_IN_BYTES]
-                part[:: mmap.PAGESIZE].max()
-                done += len(part)
-        if progress:
-            progress("load", total, total)
+    def load(self, progress: Progress | None = None) -> None:
+        """Bring the weights to where a step reads them, and touch all memory that it writes."""
+        self._backend.clear(self._arena)
+        self._backend.clear(self._cache)
+        self._backend.load(lambda done, total: progress and progress("load", done, total))
 
-    def run(self, batch: Batch) -> np.ndarray:
-        """float32 [R, V]: the logits of the batch's rows; a view that holds until the next run."""
+    def run(self, batch: Batch) -> Any:
+        """The logits of the batch's rows, float32 [R, V], in the backend's memory: a view that holds until
+        the next run."""
         n_tokens, n_rows = len(batch.tokens), len(batch.rows)
-        assert 1 <= n_tokens <= self.memory.sizes["T"] and n_rows <= self.memory.sizes["R"], (n_tokens, n_rows)
-        for name in ("tokens", "positions", "sequences"):
-            self._inputs[name][:n_tokens] = getattr(batch, name)
-        self._inputs["rows"][:n_rows] = batch.rows
-        self._inputs["page_table"][: len(batch.page_table)] = batch.page_table
-        self._backend.run(self._program(n_tokens, n_rows))
-        return self._view(self.plan.output, self._sizes(n_tokens, n_rows))
+        max_tokens, max_rows = self.memory.sizes["T"], self.memory.sizes["R"]
+        assert 1 <= n_tokens <= max_tokens and n_rows <= max_rows, (n_tokens, n_rows)
+        T, R = self._backend.padded(n_tokens, n_rows, min(max_tokens, max_rows))
+        host = self._host_inputs()
+        for name in ("tokens", "positions", "sequences", "rows"):
+            given = getattr(batch, name)
+            host[name][: len(given)] = given
+        host["positions"][n_tokens:T] = PADDING
+        host["page_table"][: len(batch.page_table)] = batch.page_table
+        self._backend.run(self._program(T, R))
+        return self._view(self.plan.output, self._sizes(T, R))[:n_rows]
 
     def close(self) -> None:
         """Give back memory and threads. A closed runner runs nothing."""
         self._programs.clear()
-        self._weights = self._states = self._inputs = self._arena = self._cache = self._constants = None
+        self._matrices = self._states = self._arena = self._cache = self._constants = None
         self._backend.close()
+
+    # ---- inputs
+
+    def _host_inputs(self) -> dict[str, np.ndarray]:
+        """The plan's inputs at their largest, where the host writes them."""
+        buffer, sizes = self._backend.inputs(self._arena, self.memory.inputs_bytes), self.memory.sizes
+        found = {}
+        for value in self.plan.inputs:
+            start = self.memory.offsets[value.name]
+            flat = buffer[start : start + value.n_bytes(sizes)].view(np.int32)
+            found[value.name] = flat.reshape(self._shape(value, sizes))
+        return found
 
     # ---- binding
 
@@ -125,13 +132,14 @@ class Runner:
             return self._states[operand] if operand in self._states else self._view(operand, sizes)
         if isinstance(operand, Columns):
             return self._view(operand.value, sizes)[:, operand.start : operand.stop]
+        if matrices := _matrices(operand):
+            bound = self._bind_matrices(matrices)
+            return bound if isinstance(operand, tuple) else bound[0]
         if isinstance(operand, Weight):
-            return self._weights[operand.name]
+            return self._constant(operand, lambda: self._floats(operand))
         if isinstance(operand, Frequencies):
             return self._constant(operand, lambda: operand.rope.inv_freq(self._factors(operand)))
         assert isinstance(operand, tuple), operand
-        if isinstance(operand[0], Weight) and len(operand[0].shape) == 2:
-            return tuple(self._weights[w.name] for w in operand)
         return self._constant(operand, lambda: self._joined(operand))
 
     def _constant(self, key, make) -> Any:
@@ -149,7 +157,15 @@ class Runner:
     def _floats(self, weight: Weight) -> np.ndarray:
         return float_values(self._file.data(weight.name), weight.format)
 
-    def _load(self, weight: Weight) -> Any:
-        if len(weight.shape) == 1:
-            return self._backend.constant(self._floats(weight))
-        return self._backend.matrix(self._file.data(weight.name), weight.format, weight.shape)
+    def _bind_matrices(self, weights: tuple[Weight, ...]) -> tuple:
+        key = tuple(w.name for w in weights)
+        if key not in self._matrices:
+            sources = [(self._file.data(w.name), w.format, w.shape) for w in weights]
+            self._matrices[key] = self._backend.matrices(sources)
+        return self._matrices[key]
+
+
+def _matrices(operand: Any) -> tuple[Weight, ...]:
+    """The matrices that an operand is: one, several one below the other, or none."""
+    several = operand if isinstance(operand, tuple) else (operand,)
+    return several if all(isinstance(w, Weight) and len(w.shape) == 2 for w in several) else ()

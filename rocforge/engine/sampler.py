@@ -1,18 +1,21 @@
 """From logits to ids for a batch of requests, each with its own parameters and its own random numbers."""
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 
-from rocforge.cpu.sample import penalize, sample
 from rocforge.engine.request import Request
 
 
 class Sampler:
     """One random number for each token of a request, from a generator of its seed: what company a
-    request has, and in which steps it runs, changes nothing."""
+    request has, and in which steps it runs, changes nothing. `backend` computes, where the logits are."""
 
-    def sample(self, logits: np.ndarray, requests: list[Request]) -> list[int]:
+    def __init__(self, backend):
+        self._backend = backend
+
+    def sample(self, logits: Any, requests: list[Request]) -> list[int]:
         """One id for each row of logits float32 [R, V], which may be changed."""
         if not requests:
             return []
@@ -21,11 +24,10 @@ class Sampler:
         if any(p.penalises for p in parameters):
             self._penalize(logits, requests, column)
         uniform = np.array([_uniform(r) for r in requests])
-        out = np.empty(len(requests), np.int32)
-        sample(logits, column("temperature"), column("top_k"), column("top_p"), column("min_p"), uniform, out)
-        return out.tolist()
+        names = ("temperature", "top_k", "top_p", "min_p")
+        return self._backend.sample(logits, *(column(n) for n in names), uniform)
 
-    def _penalize(self, logits: np.ndarray, requests: list[Request], column) -> None:
+    def _penalize(self, logits: Any, requests: list[Request], column) -> None:
         ids, counts, starts = [], [], [0]
         for r in requests:
             seen = Counter(r.tokens[-r.sampling.penalty_window :]) if r.sampling.penalises else {}
@@ -33,7 +35,7 @@ class Sampler:
             counts += seen.values()
             starts.append(len(ids))
         names = ("repetition_penalty", "frequency_penalty", "presence_penalty")
-        penalize(logits, np.array(ids, np.int64), np.array(counts, np.int64), starts, *(column(n) for n in names))
+        self._backend.penalize(logits, np.array(ids, np.int64), np.array(counts, np.int64), starts, *(column(n) for n in names))
 
 
 def _uniform(request: Request) -> float:

@@ -57,7 +57,7 @@ GEMV: dict[str, GemvTile] = {
 GEMM: dict[str, GemmTile] = {
     "nvidia": GemmTile(128, 128, 1, 8, 3),
     "cdna": GemmTile(128, 128, 1, 8, 2),
-    "rdna": GemmTile(64, 64, 1, 4, 2),
+    "rdna": GemmTile(128, 64, 1, 8, 2),
     "interpreter": GemmTile(32, 32, 2, 1, 1),
 }
 # Without matrix units (gfx906, RDNA2) a tile of the product has to stay in the lanes' registers.

@@ -15,12 +15,14 @@ ALIGN = 64
 class Memory:
     """What a run needs, in bytes, and where each value starts in the arena.
 
-    `sizes` gives the symbols of ir.py their largest values; `runtime_bytes` is what the process
-    held before the model was opened (Python, Numba and their code).
+    `sizes` gives the symbols of ir.py their largest values; the first `inputs_bytes` of the arena are
+    the plan's inputs, which the host writes; `runtime_bytes` is what the process held before the
+    model was opened (Python, Numba and their code), 0 where the model's memory is a GPU's own.
     """
 
     sizes: Mapping[str, int]
     offsets: Mapping[str, int]
+    inputs_bytes: int
     arena_bytes: int
     weights_bytes: int
     kv_bytes: int
@@ -41,24 +43,36 @@ def allocate(
     weights_bytes: int,
     runtime_bytes: int = 0,
     available_bytes: int | None = None,
+    weights_are_mapped: bool = True,
 ) -> Memory:
     """The Memory of a plan for steps of at most `tokens` tokens and `rows` rows of logits.
 
     The KV cache holds `context` tokens: those of one sequence, or of up to `sequences` together.
 
-    Raises CapacityError when KV cache and arena do not fit into `available_bytes` (the file is
-    mapped: its pages can be dropped and read again).
+    Raises CapacityError when KV cache and arena do not fit into `available_bytes`, together with the
+    weights unless these are mapped (a mapped file's pages can be dropped and read again).
     """
     pages = math.ceil(context / PAGE)
     sizes = {"T": tokens, "R": rows, "S": sequences, "P": pages, "B": pages}
     offsets, arena_bytes = pack(plan, sizes)
     kv_bytes = sum(state.n_bytes(sizes) for state in plan.states)
-    if available_bytes is not None and kv_bytes + arena_bytes > available_bytes:
+    resident_bytes = 0 if weights_are_mapped else weights_bytes
+    if available_bytes is not None and resident_bytes + kv_bytes + arena_bytes > available_bytes:
+        weights = f"{_mib(weights_bytes)} of weights, " if resident_bytes else ""
+        if resident_bytes + arena_bytes < available_bytes:
+            remedy = "lower the context (--context)"
+        else:
+            remedy = "take a smaller model or format, or another device (--device)"
         raise CapacityError(
-            f"a context of {context} tokens needs {_mib(kv_bytes)} of KV cache and {_mib(arena_bytes)} of buffers, "
-            f"{_mib(available_bytes)} are free; lower the context (--context)"
+            f"a context of {context} tokens needs {weights}{_mib(kv_bytes)} of KV cache and {_mib(arena_bytes)} of buffers, "
+            f"{_mib(available_bytes)} are free; {remedy}"
         )
-    return Memory(sizes, offsets, arena_bytes, weights_bytes, kv_bytes, runtime_bytes)
+    return Memory(sizes, offsets, inputs_bytes(plan, sizes), arena_bytes, weights_bytes, kv_bytes, runtime_bytes)
+
+
+def inputs_bytes(plan: Plan, sizes: Mapping[str, int]) -> int:
+    """Bytes of the plan's inputs, each on cache lines of its own."""
+    return sum(-(-v.n_bytes(sizes) // ALIGN) * ALIGN for v in plan.inputs)
 
 
 def _mib(n: int) -> str:
@@ -68,23 +82,27 @@ def _mib(n: int) -> str:
 def pack(plan: Plan, sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
     """-> (offset of each value by name, bytes of the arena).
 
-    A value lives from the op that first writes it to the last that reads it; the inputs and the
-    output live through the whole step. Values are placed largest first at the lowest offset that
-    is free for their whole life. An output that may take over its input's memory does so when
-    the input dies there.
+    The inputs come first, one behind the other: the host writes them in one piece. A value lives from
+    the op that first writes it to the last that reads it; inputs and output live through the whole step.
+    Values are placed largest first at the lowest offset that is free for their whole life. An
+    output that may take over its input's memory does so when the input dies there.
     """
     lives = lifetimes(plan)
+    offsets: dict[str, int] = {}
+    total = 0
+    for value in plan.inputs:
+        offsets[value.name] = total
+        total += -(-value.n_bytes(sizes) // ALIGN) * ALIGN
     home = _shared_homes(plan, lives)
     groups: dict[Value, list[Value]] = {}
     for value in lives:
-        groups.setdefault(_root(home, value), []).append(value)
+        if value not in plan.inputs:
+            groups.setdefault(_root(home, value), []).append(value)
     spans = {
         root: (min(lives[v][0] for v in members), max(lives[v][1] for v in members), max(v.n_bytes(sizes) for v in members))
         for root, members in groups.items()
     }
-    placed: list[tuple[int, int, int, int]] = []  # first, last, start, stop
-    offsets: dict[str, int] = {}
-    total = 0
+    placed: list[tuple[int, int, int, int]] = [(0, len(plan.ops), 0, total)]  # first, last, start, stop
     for root in sorted(spans, key=lambda v: (-spans[v][2], spans[v][0], v.name)):
         first, last, n_bytes = spans[root]
         start = 0

@@ -20,6 +20,9 @@ ELEMENT_BYTES = {"f32": 4, "f16": 2, "i32": 4}
 
 # Tokens of a KV page. Attention walks pages, so it is also the unit of its inner loop.
 PAGE = 32
+# The position of a token that only fills a step up to a recorded size: nothing is stored for it, and
+# its results mean nothing.
+PADDING = -1
 
 
 @dataclass(frozen=True)

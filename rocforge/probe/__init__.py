@@ -1,4 +1,4 @@
-"""Which devices are here and which one is used. Knows no models."""
+"""Which devices are here, what each can do, and which one is used. Knows no models."""
 
 from rocforge.probe.device import CHOICES, Device, choose
 

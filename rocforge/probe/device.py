@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 from rocforge.errors import DeviceError, RequestError
 from rocforge.probe import cpu
-from rocforge.probe.gpu import find_gpus
+from rocforge.probe.gpu import GPU
+from rocforge.probe.runtime import free_bytes
+from rocforge.probe.survey import Survey, Verdict, survey
 
 CHOICES = ("auto", "cpu", "gpu")
 
@@ -13,8 +15,10 @@ CHOICES = ("auto", "cpu", "gpu")
 class Device:
     """A device that was chosen.
 
-    `kind` is "cpu" or "gpu"; `reason` says why this one; `threads` are to run at once; `isa` are the
-    vector extensions that the system reports; `memory_bytes` could still be taken when it was chosen.
+    `kind` is "cpu" or "gpu"; `reason` says why this one; `threads` are the host's to run at once; `isa`
+    are the vector extensions that the system reports, of a GPU its target and the matrix and dot
+    instructions that kernels use; `memory_bytes` could still be taken when it was chosen; `index` is
+    torch's number of a GPU.
     """
 
     name: str
@@ -23,39 +27,58 @@ class Device:
     threads: int
     isa: tuple[str, ...]
     memory_bytes: int
+    index: int | None = None
 
     def __str__(self) -> str:
         plural = "" if self.threads == 1 else "s"
-        return f"{self.kind}: {self.name}, {self.threads} thread{plural} ({self.reason})"
+        how = f"{self.threads} thread{plural}" if self.kind == "cpu" else self.isa[0]
+        return f"{self.kind}: {self.name}, {how} ({self.reason})"
 
 
-def choose(wanted: str = "auto", threads: int | None = None) -> Device:
+def choose(wanted: str = "auto", threads: int | None = None, verdict: Verdict | None = None) -> Device:
     """The device for `wanted`, one of CHOICES; "auto" is the best that can run a model.
 
-    `threads` None takes all that may run at once. Raises DeviceError when a GPU is wanted and none
-    can be used, RequestError for an unknown choice or fewer threads than one.
+    `threads` None takes all that may run at once. `verdict` says of a GPU why it must not be used
+    (`engine.selftest.verdict`); it is asked before one is chosen. Raises DeviceError when a GPU is
+    wanted and none can be used, RequestError for an unknown choice or fewer threads than one.
     """
     if wanted not in CHOICES:
         raise RequestError(f"device is {wanted!r}; it must be one of {', '.join(CHOICES)}")
     if threads is not None and threads < 1:
         raise RequestError(f"threads is {threads}; it must be at least 1")
-    if wanted == "gpu":
-        raise DeviceError(f"device gpu: {why_no_gpu()}; use device cpu, or auto to leave the choice to RocForge")
+    return pick(None if wanted == "cpu" else survey(verdict), wanted, threads)
+
+
+def pick(found: Survey | None, wanted: str, threads: int | None = None) -> Device:
+    """The choice among what was found; None where only the CPU is wanted."""
     host = cpu.describe()
+    if found and found.best:
+        return _gpu(found, found.best, wanted, threads or host.threads)
+    if wanted == "gpu":
+        raise DeviceError(f"device gpu: {found.why_no_gpu}; use device cpu, or auto to leave the choice to RocForge")
     return Device(
         name=host.name,
         kind="cpu",
-        reason="as asked for" if wanted == "cpu" else why_no_gpu(),
+        reason="as asked for" if wanted == "cpu" else found.why_no_gpu,
         threads=threads or host.threads,
         isa=host.isa,
         memory_bytes=cpu.available_bytes(),
     )
 
 
-def why_no_gpu() -> str:
-    """What stands against running on a GPU here."""
-    found = find_gpus()
-    if not found:
-        return "no GPU was found, and this version has no GPU kernels yet"
-    names = ", ".join(f"{gpu.vendor} {gpu.name}" for gpu in found)
-    return f"found {names}, but this version has no GPU kernels yet"
+def _gpu(found: Survey, gpu: GPU, wanted: str, threads: int) -> Device:
+    others = [other for other in found.gpus if other is not gpu]
+    reason = "as asked for" if wanted == "gpu" else "the only GPU" if not others else f"the best of {len(found.gpus)} GPUs"
+    for other in others:
+        reason += f"; {other} is passed over: {other.passed_over}"
+    if gpu.driver_arch and gpu.driver_arch != gpu.arch:
+        reason += f"; it is {gpu.driver_arch} and poses as {gpu.arch}"
+    return Device(
+        name=str(gpu).removesuffix(f" ({gpu.arch})"),
+        kind="gpu",
+        reason=reason,
+        threads=threads,
+        isa=tuple(filter(None, (gpu.arch, gpu.matrix, gpu.dot))),
+        memory_bytes=free_bytes(gpu.index),
+        index=gpu.index,
+    )

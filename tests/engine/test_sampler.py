@@ -6,11 +6,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from rocforge.cpu.backend import Backend
 from rocforge.engine.request import Sampling
 from rocforge.engine.sampler import Sampler
 from tests.engine.toy import toy_request
 from tests.reference import sample_distribution
 
+CPU = Backend(1)
 LOGITS = np.random.default_rng(3).standard_normal(40).astype(np.float32)
 
 SETTINGS = [
@@ -32,7 +34,7 @@ def test_draws_follow_the_exact_distribution(parameters):
         request = toy_request([1], Sampling(**parameters))
         request.seed = seed
         requests.append(request)
-    drawn = Counter(Sampler().sample(np.tile(LOGITS, (n, 1)), requests))
+    drawn = Counter(Sampler(CPU).sample(np.tile(LOGITS, (n, 1)), requests))
     assert all(expected[token] > 0 for token in drawn)
     # Bins that expect fewer than five are put together, as the test wants it.
     common = expected * n >= 5
@@ -51,7 +53,7 @@ def test_draws_follow_the_exact_distribution(parameters):
 def test_greedy_takes_the_first_largest():
     logits = np.zeros((1, 10), np.float32)
     logits[0, [4, 7]] = 3
-    assert Sampler().sample(logits, [toy_request([1], Sampling(temperature=0))]) == [4]
+    assert Sampler(CPU).sample(logits, [toy_request([1], Sampling(temperature=0))]) == [4]
 
 
 def test_each_request_has_its_own_parameters():
@@ -59,7 +61,7 @@ def test_each_request_has_its_own_parameters():
     drawn = []
     for seed in range(50):
         wild.seed = seed
-        drawn.append(Sampler().sample(np.tile(LOGITS, (2, 1)), [greedy, wild]))
+        drawn.append(Sampler(CPU).sample(np.tile(LOGITS, (2, 1)), [greedy, wild]))
     assert {d[0] for d in drawn} == {int(LOGITS.argmax())}
     assert len({d[1] for d in drawn}) > 20
 
@@ -79,6 +81,6 @@ def test_penalties_by_a_plain_count(window, repetition, frequency, presence):
         expected[token] = value - count * frequency - presence
     logits = np.tile(LOGITS, (2, 1))
     untouched = toy_request(tokens, Sampling(temperature=0))
-    Sampler().sample(logits, [toy_request(tokens, sampling), untouched])
+    Sampler(CPU).sample(logits, [toy_request(tokens, sampling), untouched])
     np.testing.assert_allclose(logits[0], expected, rtol=1e-6)
     np.testing.assert_array_equal(logits[1], LOGITS)

@@ -4,6 +4,7 @@ import numpy as np
 
 from rocforge.engine.engine import Engine
 from rocforge.engine.request import Request, Sampling
+from rocforge.cpu.backend import Backend
 from rocforge.engine.sampler import Sampler
 from rocforge.engine.scheduler import Scheduler
 from rocforge.engine.text import TextStream
@@ -71,7 +72,7 @@ class ToyTokenizer:
 def toy_engine(n_pages=16, page_size=4, max_tokens=8, max_sequences=4, context=64, end_bias=-10.0) -> Engine:
     runner = ToyRunner(n_pages, page_size, end_bias)
     scheduler = Scheduler(n_pages, page_size, max_tokens, max_sequences, context)
-    return Engine(runner, scheduler, Sampler(), ToyTokenizer())
+    return Engine(runner, scheduler, Sampler(Backend(1)), ToyTokenizer())
 
 
 def toy_request(prompt: list[int], sampling: Sampling | None = None) -> Request:

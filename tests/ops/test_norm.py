@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from rocforge.cpu.norm import rms_norm
-from rocforge.cpu.quantize import quantize
 from rocforge.cpu.threads import Team, use
 from tests import reference
 from tests.ops.arrays import q8
@@ -19,10 +18,10 @@ def made(T, N, seed=0):
 
 
 @pytest.mark.parametrize(("T", "N"), [(1, 64), (3, 1), (2, 15), (5, 100), (7, 256), (2, 2048)])
-def test_against_float64(T, N):
+def test_against_float64(room, T, N):
     x, weight = made(T, N)
     out = np.empty_like(x)
-    rms_norm(x, weight, out, eps=EPS)
+    room.rms_norm(x, weight, out, eps=EPS)
     expected = reference.rms_norm(x.astype(np.float64), weight.astype(np.float64), EPS)
     # 16 partial sums of N/16 terms, all positive, each addition off by half an ulp at the most; the
     # root halves that; then division and two products: N/32 + 4 half-ulps bound it.
@@ -30,14 +29,22 @@ def test_against_float64(T, N):
 
 
 @pytest.mark.parametrize(("T", "N"), [(1, 32), (3, 96), (9, 512)])
-def test_quantised_is_the_same_as_quantised_after(T, N):
+def test_quantised_is_the_same_as_quantised_after(room, T, N):
     x, weight = made(T, N)
     plain, fused, apart = np.empty_like(x), q8(T, N), q8(T, N)
-    rms_norm(x, weight, plain, eps=EPS)
-    quantize(plain, apart)
-    rms_norm(x, weight, fused, eps=EPS)
-    for a, b in zip(fused, apart, strict=True):
-        np.testing.assert_array_equal(a, b)
+    room.rms_norm(x, weight, plain, eps=EPS)
+    room.quantize(plain, apart)
+    room.rms_norm(x, weight, fused, eps=EPS)
+    if room.name == "cpu":
+        for a, b in zip(fused, apart, strict=True):
+            np.testing.assert_array_equal(a, b)
+    else:
+        # Two kernels sum the squares in two orders: all values move together by some ulps, and one that
+        # was within that of a half may be rounded to its neighbour.
+        np.testing.assert_allclose(fused.scales, apart.scales, rtol=(N / 32 + 4) * 2**-24)
+        steps = np.abs(fused.values.astype(int) - apart.values)
+        assert steps.max() <= 1 and steps.mean() < 0.01
+        np.testing.assert_array_equal(fused.sums, fused.values.reshape(T, -1, 16).sum(2))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

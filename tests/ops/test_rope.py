@@ -3,16 +3,15 @@
 import numpy as np
 import pytest
 
-from rocforge.cpu.rope import rope_store, rope_table
 from rocforge.plan.ir import PAGE
 from tests import reference
 
 
-def test_the_table_is_right_far_out():
+def test_the_table_is_right_far_out(room):
     inv_freq = 1e4 ** (-np.arange(0, 64, 2) / 64)
     positions = np.array([0, 1, 7, 511, 4095, 131_071, 1_000_000], np.int32)
     out = np.empty((7, 64), np.float32)
-    rope_table(positions, inv_freq, out, scale=1.25)
+    room.rope_table(positions, inv_freq, out, scale=1.25)
     # float64 angles on both sides: what is left is the rounding to float32 (half an ulp of 1.25, and
     # of the scale, which is exact here) and the last bit of either library's cosine.
     np.testing.assert_allclose(out, reference.rope_table(positions, inv_freq, 1.25), atol=2**-23)
@@ -28,7 +27,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("H", "G", "D", "rotated", "layout", "norms", "dtype"), CASES)
-def test_against_float64(H, G, D, rotated, layout, norms, dtype):
+def test_against_float64(room, H, G, D, rotated, layout, norms, dtype):
     rng = np.random.default_rng(H)
     T, eps = 9, 1e-6
     qkv = rng.standard_normal((T, (H + 2 * G) * D)).astype(np.float32)
@@ -43,7 +42,7 @@ def test_against_float64(H, G, D, rotated, layout, norms, dtype):
     expected_qkv = qkv.astype(np.float64)
     expected = [np.full((8, G, PAGE, D), 9.0) for _ in range(2)]
     reference.rope_store(expected_qkv, table, positions, sequences, page_table, q_norm, k_norm, *expected, **heads)
-    rope_store(qkv, table.astype(np.float32), positions, sequences, page_table, q_norm, k_norm, *caches, **heads)
+    room.rope_store(qkv, table.astype(np.float32), positions, sequences, page_table, q_norm, k_norm, *caches, **heads)
 
     # A rotation is two products and a sum of values around 3, and the table is rounded: 4 half-ulps
     # of their size; the norm adds as many again.
@@ -56,12 +55,12 @@ def test_against_float64(H, G, D, rotated, layout, norms, dtype):
         assert np.all(cache[untouched] == 9)
 
 
-def test_halves_are_rounded_to_nearest_even():
+def test_halves_are_rounded_to_nearest_even(room):
     values = np.array([1 + 2**-11, 1 + 3 * 2**-11, 65_519.0, 65_520.0, 2**-25, 2**-25 * 1.01, -0.0, 1e-8], np.float32)
     qkv = np.concatenate([np.zeros(16, np.float32), values])[None].astype(np.float32)
     table = np.array([[1, 1, 1, 1, 0, 0, 0, 0]], np.float32)
     zero, cache = np.zeros(1, np.int32), np.zeros((2, 1, 1, PAGE, 8), np.float16)
     heads = {"heads": 1, "kv_heads": 1, "head_dim": 8, "layout": "half", "eps": 0.0}
-    rope_store(qkv, table, zero, zero, np.zeros((1, 1), np.int32), None, None, cache[0], cache[1], **heads)
+    room.rope_store(qkv, table, zero, zero, np.zeros((1, 1), np.int32), None, None, cache[0], cache[1], **heads)
     with np.errstate(over="ignore"):
         np.testing.assert_array_equal(cache[1, 0, 0, 0], values.astype(np.float16))

@@ -1,69 +1,78 @@
-"""GPUs as drivers show them, on made-up system trees; and the choice of a device with its reason."""
+"""The choice of a device, with its reason."""
 
 import pytest
 
 from rocforge.errors import DeviceError, RequestError
 from rocforge.probe import device
-from rocforge.probe.gpu import GPU, find_gpus, gfx_name
-from tests.probe.test_cpu import make
+from rocforge.probe.gpu import AMD, GPU
+from rocforge.probe.survey import Survey
 
-NODES = "sys/class/kfd/kfd/topology/nodes"
-
-
-@pytest.mark.parametrize(
-    "version, name",
-    [(90006, "gfx906"), (90010, "gfx90a"), (90402, "gfx942"), (100300, "gfx1030"), (110000, "gfx1100")],
-)
-def test_gfx_name(version, name):
-    assert gfx_name(version) == name
+GIB = 2**30
+XTX = GPU(
+    AMD, "AMD Radeon RX 7900 XTX", arch="gfx1100", driver_arch="gfx1100", index=1, matrix="v_wmma", dot="v_dot4_i32_iu8"
+)  # fmt: skip
+APU = GPU(AMD, "AMD Radeon Graphics", arch="gfx1036", index=0, passed_over="it is integrated, and the other is not")
+CLOSED = GPU(AMD, "gfx1100", driver_arch="gfx1100", passed_over="no permission on /dev/kfd")
 
 
-def test_amd_gpus_in_the_driver_s_order(tmp_path):
-    """Node 0 is a CPU; 10 comes after 2."""
-    nodes = {0: 0, 10: 90402, 2: 110000}
-    for node, version in nodes.items():
-        properties = f"cpu_cores_count 0\ngfx_target_version {version}\nvendor_id 4098\n"
-        make(tmp_path, {f"{NODES}/{node}/properties": properties})
-    assert find_gpus(tmp_path) == (GPU("AMD", "gfx1100"), GPU("AMD", "gfx942"))
+@pytest.fixture
+def here(monkeypatch):
+    """here(*gpus): what the survey finds; the verdicts it was given are in here.verdicts."""
+
+    def set_gpus(*gpus):
+        def survey(verdict=None):
+            verdicts.append(verdict)
+            return Survey(gpus, None, None, {})
+
+        monkeypatch.setattr(device, "survey", survey)
+
+    verdicts = set_gpus.verdicts = []
+    monkeypatch.setattr(device, "free_bytes", lambda index: {1: 23 * GIB}[index])
+    set_gpus()
+    return set_gpus
 
 
-def test_node_without_properties_is_passed_over(tmp_path):
-    """A container may hide a node's properties, and the file is then empty."""
-    make(tmp_path, {f"{NODES}/0/properties": "", f"{NODES}/1/name": "hidden\n"})
-    assert find_gpus(tmp_path) == ()
-
-
-def test_nvidia_gpu(tmp_path):
-    information = "Model: \t\t NVIDIA H200\nIRQ:   \t\t 11\n"
-    make(tmp_path, {"proc/driver/nvidia/gpus/0000:01:00.0/information": information})
-    assert find_gpus(tmp_path) == (GPU("NVIDIA", "H200"),)
-
-
-def test_no_driver_no_gpu(tmp_path):
-    assert find_gpus(tmp_path) == ()
-
-
-@pytest.fixture(params=[(), (GPU("AMD", "gfx1100"),)], ids=["no GPU", "gfx1100"])
-def gpus(request, monkeypatch):
-    monkeypatch.setattr(device, "find_gpus", lambda: request.param)
-    return request.param
-
-
-def test_auto_takes_the_cpu_and_says_why(gpus):
+@pytest.mark.parametrize("gpus", [(), (CLOSED,)], ids=["no GPU", "closed"])
+def test_auto_takes_the_cpu_and_says_why(here, gpus):
+    here(*gpus)
     chosen = device.choose("auto")
-    assert chosen.kind == "cpu" and chosen.threads >= 1 and chosen.memory_bytes > 0
-    assert "no GPU kernels yet" in chosen.reason
-    assert ("gfx1100" if gpus else "no GPU was found") in chosen.reason
+    assert chosen.kind == "cpu" and chosen.threads >= 1 and chosen.memory_bytes > 0 and chosen.index is None
+    assert ("AMD gfx1100 is passed over: no permission on /dev/kfd" if gpus else "no GPU was found") in chosen.reason
     assert chosen.reason in str(chosen) and chosen.name in str(chosen)
 
 
-def test_cpu_as_asked_for(gpus):
+@pytest.mark.parametrize("wanted", ["auto", "gpu"])
+def test_a_gpu_is_taken_and_the_others_are_named(here, wanted):
+    here(XTX, APU)
+    chosen = device.choose(wanted, threads=3)
+    assert (chosen.kind, chosen.name, chosen.index, chosen.threads) == ("gpu", "AMD Radeon RX 7900 XTX", 1, 3)
+    assert chosen.memory_bytes == 23 * GIB and chosen.isa == ("gfx1100", "v_wmma", "v_dot4_i32_iu8")
+    assert "AMD Radeon Graphics (gfx1036) is passed over: it is integrated" in chosen.reason
+    assert str(chosen).startswith("gpu: AMD Radeon RX 7900 XTX, gfx1100 (")
+
+
+def test_a_gpu_that_poses_as_another_is_told(here):
+    here(GPU(AMD, "AMD Radeon RX 6600", arch="gfx1030", driver_arch="gfx1032", index=1))
+    assert "it is gfx1032 and poses as gfx1030" in device.choose().reason
+
+
+def test_verdict_is_passed_on(here):
+    here(XTX)
+    device.choose("gpu", verdict=len)
+    assert here.verdicts == [len]
+
+
+def test_cpu_as_asked_for_looks_at_no_gpu(here):
+    here(XTX)
     chosen = device.choose("cpu", threads=3)
     assert chosen.kind == "cpu" and chosen.reason == "as asked for" and chosen.threads == 3
+    assert here.verdicts == []
 
 
-def test_gpu_is_refused_with_reason_and_remedy(gpus):
-    with pytest.raises(DeviceError, match=r"no GPU kernels yet.*use device cpu"):
+@pytest.mark.parametrize(("gpus", "told"), [((), "no GPU was found"), ((CLOSED,), "no permission on /dev/kfd")])
+def test_gpu_is_refused_with_reason_and_remedy(here, gpus, told):
+    here(*gpus)
+    with pytest.raises(DeviceError, match=f"device gpu: .*{told}.*use device cpu"):
         device.choose("gpu")
 
 

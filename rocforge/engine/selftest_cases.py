@@ -1,0 +1,272 @@
+"""What the self-test launches: small inputs that fill no tile, for every op, format and kind of cache. Launches nothing.
+
+Each tolerance is what the two rooms' roundings may add up to, or a little more: it is there to find
+what is computed wrongly, not what is computed less well.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rocforge.gguf.formats import F32, Q8, SUPPORTED, Format, Q8Cache
+from rocforge.plan.ir import PAGE
+
+
+class Blocks(NamedTuple):
+    """What each room makes a matrix of: uint8 [rows, row bytes] of GGUF blocks."""
+
+    data: np.ndarray
+    format: Format
+    columns: int
+
+
+class Case(NamedTuple):
+    """One launch. `written`: the arguments that it writes, each with how far it may be off, (relative, absolute)."""
+
+    op: str
+    what: str
+    arguments: dict[str, Any]
+    written: dict[str, tuple[float, Any]]
+
+    def __str__(self) -> str:
+        return f"{self.op} ({self.what})"
+
+
+ULP = 2.0**-23  # of a float32 near 1; a result rounded once is off by half of it
+HALF = 2.0**-10  # of a float16: a value that stands between two of them may become either
+
+
+def _normal(rng, *shape: int) -> np.ndarray:
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def _empty(*shape: int) -> np.ndarray:
+    """What nobody writes stays no number, and is found."""
+    return np.full(shape, np.nan, np.float32)
+
+
+def _empty_q8(T: int, K: int) -> Q8:
+    return Q8(np.zeros((T, K), np.int8), _empty(T, K // 32), np.zeros((T, K // 16), np.int16))
+
+
+def _random_q8(rng, T: int, K: int) -> Q8:
+    values = rng.integers(-127, 128, (T, K), dtype=np.int8)
+    sums = values.reshape(T, K // 16, 16).sum(2, dtype=np.int16)
+    return Q8(values, rng.uniform(0.01, 1, (T, K // 32)).astype(np.float32), sums)
+
+
+def _quantize(rng) -> Iterator[Case]:
+    x = _normal(rng, 5, 352)
+    x[1, 32:64] = 0
+    x[2] *= np.float32(1e-30)
+    yield Case("quantize", "5 rows of 352", {"x": x, "out": _empty_q8(5, 352)}, {"out": (2 * ULP, 0)})
+
+
+def _rms_norm(rng) -> Iterator[Case]:
+    for N, out in ((100, _empty(3, 100)), (1056, _empty(3, 1056)), (1056, _empty_q8(3, 1056))):
+        arguments = {"x": _normal(rng, 3, N), "weight": _normal(rng, N), "out": out, "eps": 1e-5}
+        # A sum of N squares, in any order, is off by N half-ulps at the most; its root by half as much.
+        yield Case("rms_norm", f"rows of {N}, {_kind(out)}", arguments, {"out": ((N / 2 + 8) * ULP, 0)})
+
+
+def _swiglu(rng) -> Iterator[Case]:
+    for F, out in ((100, _empty(3, 100)), (352, _empty_q8(3, 352))):
+        # An exponential of x is off by x ulps; x is below 5.
+        arguments = {"gate_up": _normal(rng, 3, 2 * F), "out": out}
+        yield Case("swiglu", f"rows of {F}, {_kind(out)}", arguments, {"out": (16 * ULP, 0)})
+
+
+def _kind(value: Any) -> str:
+    kinds = {Q8: "8 bits", Q8Cache: "8 bits"}
+    return kinds.get(type(value)) or str(value.dtype)
+
+
+_FREQUENCIES = 10000.0 ** -(np.arange(24) / 24)
+
+
+def _rope_table(rng) -> Iterator[Case]:
+    positions = np.array([0, 1, 77, 4095, 131071], np.int32)
+    arguments = {"positions": positions, "inv_freq": _FREQUENCIES, "out": _empty(5, 48), "scale": 1.2}
+    yield Case("rope_table", "positions to 131071", arguments, {"out": (0, 2 * ULP)})
+
+
+def _pages(rng, lengths: tuple[int, ...]) -> tuple[int, np.ndarray]:
+    """How many pages there are, and a table of scattered ones for sequences of these lengths."""
+    per = -(-max(lengths) // PAGE)
+    order = rng.permutation(per * len(lengths) + 2).astype(np.int32)
+    return len(order), order[: per * len(lengths)].reshape(len(lengths), per)
+
+
+_H, _G, _D = 4, 2, 64
+_HEADS = {"heads": _H, "kv_heads": _G, "head_dim": _D}
+
+
+def _empty_cache(kind: str, n_pages: int) -> Any:
+    shape = (n_pages, _G, PAGE, _D)
+    if kind == "8 bits":
+        return Q8Cache(np.zeros(shape, np.int8), np.zeros((*shape[:3], _D // 32), np.float16))
+    return np.zeros(shape, kind)
+
+
+def _rope_store(rng) -> Iterator[Case]:
+    positions, sequences = np.array([3, 4, 40, 31], np.int32), np.array([0, 0, 1, 2], np.int32)
+    angles = positions[:, None] * _FREQUENCIES
+    table = np.concatenate([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+    for layout, kind, has_norm in (("half", "float16", True), ("interleaved", "float32", False), ("half", "8 bits", True)):
+        n_pages, page_table = _pages(rng, (5, 41, 32))
+        qkv = _normal(rng, 4, (_H + 2 * _G) * _D)
+        norms = {name: _normal(rng, _D) if has_norm else None for name in ("q_norm", "k_norm")}
+        caches = {name: _empty_cache(kind, n_pages) for name in ("k_cache", "v_cache")}
+        arguments = {
+            "qkv": qkv, "table": table, "positions": positions, "sequences": sequences, "page_table": page_table,
+            **norms, **caches, **_HEADS, "layout": layout, "eps": 1e-6,
+        }  # fmt: skip
+        # Values are below 16; the norm is off by D/2 + 8 half-ulps, the rotation by 4. Rotated keys may stay or not.
+        off = 16 * (_D / 4 + 8) * ULP
+        in_qkv = np.where(np.arange(qkv.shape[1]) < _H * _D, off, np.inf)
+        in_cache = {"float16": (HALF, off), "float32": (0, off), "8 bits": (2 * HALF, off)}[kind]
+        yield Case("rope_store", f"{layout}, {kind}", arguments, {"qkv": (0, in_qkv), **dict.fromkeys(caches, in_cache)})
+
+
+def _attention(rng) -> Iterator[Case]:
+    lengths = (40, 70, 5, 1)
+    for kind in ("float16", "float32", "8 bits"):
+        for new, window in ((1, 0), (33, 0), (33, 20)):
+            n_pages, page_table = _pages(rng, lengths)
+            starts = [max(0, n - new) for n in lengths]
+            # A token of three of four sequences, or more tokens than sequences: kernels differ between the two.
+            taken = range(3 if new == 1 else 4)
+            positions = np.concatenate([np.arange(starts[s], lengths[s]) for s in taken]).astype(np.int32)
+            sequences = np.concatenate([np.full(lengths[s] - starts[s], s) for s in taken]).astype(np.int32)
+            caches = {name: _full_cache(rng, kind, n_pages, lengths, page_table) for name in ("k_cache", "v_cache")}
+            arguments = {
+                "qkv": _normal(rng, len(positions), (_H + 2 * _G) * _D), "positions": positions,
+                "sequences": sequences, "page_table": page_table, **caches,
+                "out": _empty(len(positions), _H * _D), **_HEADS, "scale": _D**-0.5, "window": window,
+            }  # fmt: skip
+            # Queries and weights in float16: scores, whose products add up to 5, and their exponentials are
+            # off by 5 + 2 times half of HALF; on values below 4, and in numerator and denominator.
+            off = 2**-12 if kind == "float32" else 8 * 7 * HALF / 2
+            yield Case("attention", f"{kind}, {len(positions)} tokens, window {window}", arguments, {"out": (0, off)})
+
+
+def _full_cache(rng, kind: str, n_pages: int, lengths: tuple[int, ...], page_table: np.ndarray) -> Any:
+    """Normal values where the sequences are; elsewhere what must not matter: no numbers."""
+    values = np.full((n_pages, _G, PAGE, _D), np.nan, np.float32)
+    for s, length in enumerate(lengths):
+        for p in range(length):
+            values[page_table[s, p // PAGE], :, p % PAGE] = rng.standard_normal((_G, _D))
+    if kind != "8 bits":
+        return values.astype(kind)
+    blocks = values.reshape(n_pages, _G, PAGE, _D // 32, 32)
+    scales = (np.abs(blocks).max(-1) / 127).astype(np.float16)
+    rounded = np.nan_to_num(np.rint(blocks / scales[..., None].astype(np.float32)))
+    return Q8Cache(np.clip(rounded, -127, 127).astype(np.int8).reshape(values.shape), scales)
+
+
+# Where the halves of a format's block are; any other byte may be anything.
+_HALVES = {
+    "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q2_K": (80, 82), "Q3_K": (108,),
+    "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,),
+}  # fmt: skip
+
+
+def _blocks(rng, format: Format, rows: int, columns: int) -> Blocks:
+    """Any bytes, with halves between -1 and 1; of a float format normal values."""
+    if format.is_float:
+        x = _normal(rng, rows, columns)
+        if format.name == "BF16":
+            data = (x.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
+        else:
+            data = x.astype(np.float32 if format is F32 else np.float16).view(np.uint8)
+        return Blocks(data, format, columns)
+    data = rng.integers(0, 256, (rows, columns // format.block, format.block_bytes), dtype=np.uint8)
+    for at in _HALVES[format.name]:
+        halves = rng.uniform(-1, 1, data.shape[:2]).astype(np.float16)
+        data[:, :, at : at + 2] = halves[..., None].view(np.uint8)
+    return Blocks(data.reshape(rows, -1), format, columns)
+
+
+def _rows_of(blocks: Blocks) -> np.ndarray:
+    """float32 [rows, columns]: what they mean, by the CPU's embed."""
+    from rocforge.cpu.embed import embed
+    from rocforge.cpu.layout import matrix
+
+    tokens = np.arange(len(blocks.data), dtype=np.int32)
+    out = _empty(len(tokens), blocks.columns)
+    embed(tokens, matrix(blocks.data, blocks.format, len(tokens), blocks.columns), out)
+    return out
+
+
+def _embed(rng) -> Iterator[Case]:
+    for format in SUPPORTED:
+        table = _blocks(rng, format, 9, max(format.block, 96))
+        tokens = np.array([8, 0, 3, 3], np.int32)
+        # A product and a difference, rounded once or twice.
+        off = 2 * ULP * np.abs(_rows_of(table)).max()
+        arguments = {"tokens": tokens, "table": table, "out": _empty(4, table.columns)}
+        yield Case("embed", str(format), arguments, {"out": (0, off)})
+
+
+def _linear(rng) -> Iterator[Case]:
+    for format in SUPPORTED:
+        K = 100 if format.is_float else 256 + 256 % format.block
+        weights = _blocks(rng, format, 37, K)
+        size = np.abs(_rows_of(weights))
+        for T in (3, 20):  # few tokens and many have kernels of their own
+            x = _normal(rng, T, K) if format.is_float else _random_q8(rng, T, K)
+            float_x = x if format.is_float else x.values * np.repeat(x.scales, 32, 1)
+            # Of the sum of magnitudes. Few tokens: exact integers, some twenty float32 roundings, or K of
+            # them. Many: operands in float16, off by 2^-11 each; in two parts of bfloat16, 2^-14 together.
+            # Twice for magnitudes that cancel within a weight, twice for good measure.
+            relative = (2.0**-16, 2.0**-12)[T > 8] if format.is_float else (2.0**-17, 2.0**-8)[T > 8]
+            magnitudes = np.abs(float_x) @ size.T
+            bias, residual = magnitudes.mean() * _normal(rng, 37), magnitudes.mean() * _normal(rng, T, 37)
+            off = relative * magnitudes + 4 * ULP * (np.abs(bias) + np.abs(residual))
+            arguments = {"x": x, "weights": (weights,), "bias": bias, "residual": residual, "out": _empty(T, 37)}
+            yield Case("linear", f"{format}, {T} tokens", arguments, {"out": (0, off)})
+
+
+def _gather(rng) -> Iterator[Case]:
+    arguments = {"x": _normal(rng, 7, 300), "rows": np.array([6, 0, 6], np.int32), "out": _empty(3, 300)}
+    yield Case("gather", "3 rows of 7", arguments, {"out": (0, 0)})
+
+
+def _penalize(rng) -> Iterator[Case]:
+    arguments = {
+        "logits": _normal(rng, 2, 500), "ids": np.array([499, 3, 77, 0], np.int32), "counts": np.array([1, 2, 9, 1], np.int32),
+        "starts": np.array([0, 3, 4], np.int32), "repetition": np.array([1.3, 1.0]), "frequency": np.array([0.1, 0.0]),
+        "presence": np.array([0.0, 0.5]),
+    }  # fmt: skip
+    yield Case("penalize", "2 rows of 500", arguments, {"logits": (2 * ULP, 4 * ULP)})
+
+
+def _sample(rng) -> Iterator[Case]:
+    # temperature, top_k, top_p, min_p, and which candidate's share of the chance the draw falls into the middle of
+    rows = [(0.0, 0, 1.0, 0.0, 0), (0.8, 40, 1.0, 0.0, 3), (1.0, 0, 1.0, 0.0, 5), (0.7, 40, 0.95, 0.05, 0), (1.0, 0, 0.9, 0.0, 0)]
+    logits = 3 * _normal(rng, len(rows), 3000)
+    uniform = [_middle(logits[r], temperature, top_k, which) for r, (temperature, top_k, *_, which) in enumerate(rows)]
+    columns = dict(zip(("temperature", "top_k", "top_p", "min_p"), map(np.array, zip(*rows, strict=True))))
+    columns["top_k"] = columns["top_k"].astype(np.int32)
+    arguments = {"logits": logits, **columns, "uniform": np.array(uniform), "out": np.full(len(rows), -1, np.int32)}
+    yield Case("sample", f"{len(rows)} rows of 3000", arguments, {"out": (0, 0)})
+
+
+def _middle(logits: np.ndarray, temperature: float, top_k: int, which: int) -> float:
+    """The number that draws candidate `which`, far from where rounding could decide for a neighbour."""
+    if temperature == 0:
+        return 0.5
+    chances = np.sort(np.exp((logits.astype(np.float64) - logits.max()) / temperature))[::-1][: top_k or None]
+    return float((chances[:which].sum() + chances[which] / 2) / chances.sum())
+
+
+CASES: dict[str, Callable[[np.random.Generator], Iterator[Case]]] = {
+    "quantize": _quantize, "rms_norm": _rms_norm, "swiglu": _swiglu, "rope_table": _rope_table, "rope_store": _rope_store,
+    "attention": _attention, "linear": _linear, "embed": _embed, "gather": _gather, "penalize": _penalize, "sample": _sample,
+}  # fmt: skip
+
+
+def all_cases() -> list[Case]:
+    """Every op's, each op with a random generator of its own."""
+    return [case for make in CASES.values() for case in make(np.random.default_rng(0))]

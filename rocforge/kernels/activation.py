@@ -1,0 +1,51 @@
+"""SwiGLU: out = silu(gate) * up, as float32 or in 8 bits."""
+
+import torch
+import triton
+import triton.language as tl
+
+from rocforge.gguf.formats import Q8
+from rocforge.kernels.launch import launch
+from rocforge.kernels.quantize import store_q8
+
+# Values, and blocks of 32, that one program has; its warps.
+VALUES, BLOCKS, WARPS = 512, 16, 2
+
+
+@triton.jit
+def silu(x):
+    """x / (1 + e^-x)"""
+    return x / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def swiglu_f32(x, out, F, BF: tl.constexpr):
+    """Program (t, i): values i * BF .. of row t."""
+    t, f = tl.program_id(0).to(tl.int64), tl.program_id(1) * BF + tl.arange(0, BF)
+    row = x + t * 2 * F
+    gate, up = tl.load(row + f, mask=f < F, other=0), tl.load(row + F + f, mask=f < F, other=0)
+    tl.store(out + t * F + f, silu(gate) * up, mask=f < F)
+
+
+@triton.jit
+def swiglu_q8(x, values, scales, sums, F, BB: tl.constexpr):
+    """Program (t, i): blocks i * BB .. of row t."""
+    t, first = tl.program_id(0).to(tl.int64), tl.program_id(1) * BB
+    f = (first + tl.arange(0, BB))[:, None] * 32 + tl.arange(0, 32)[None, :]
+    row = x + t * 2 * F
+    gate, up = tl.load(row + f, mask=f < F, other=0), tl.load(row + F + f, mask=f < F, other=0)
+    store_q8(silu(gate) * up, values + t * F, scales + t * (F // 32), sums + t * (F // 16), first, F // 32, BB)
+
+
+def swiglu(gate_up: torch.Tensor, out: "torch.Tensor | Q8") -> None:
+    """out = silu(gate) * up, silu(x) = x / (1 + e^-x) (Shazeer, arXiv 2002.05202).
+
+    gate_up float32 [T, 2F], gate first; out float32 [T, F], or a Q8 (F a multiple of 32).
+    """
+    T, F = gate_up.shape[0], gate_up.shape[1] // 2
+    assert gate_up.is_contiguous(), gate_up.stride()
+    if isinstance(out, Q8):
+        grid = T, triton.cdiv(F // 32, BLOCKS)
+        launch(swiglu_q8, grid, gate_up, *out, F, num_warps=WARPS, BB=BLOCKS)
+    else:
+        launch(swiglu_f32, (T, triton.cdiv(F, VALUES)), gate_up, out, F, num_warps=WARPS, BF=VALUES)

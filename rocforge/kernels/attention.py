@@ -1,0 +1,182 @@
+"""Attention over a paged KV cache, with online softmax. A score is never stored.
+
+Many tokens are tiled: a program's rows are BT consecutive tokens times the heads of one kv-head, which
+share the keys that it reads. Few tokens go to attention_decode.py, which splits the keys instead.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from rocforge.gguf.formats import Q8_BLOCK, Q8Cache
+from rocforge.kernels import target
+from rocforge.kernels.attention_block import NEVER, is_seen, load_pages, load_queries, load_rows, rows_of
+from rocforge.kernels.attention_decode import decode
+from rocforge.kernels.attention_lanes import attend
+from rocforge.kernels.launch import launch
+
+PAGE = 32
+
+
+class PrefillTile(NamedTuple):
+    """ROWS queries (tokens times heads of one kv-head) a program, BN keys a step."""
+
+    ROWS: int
+    BN: int
+    num_warps: int
+    num_stages: int
+
+
+PREFILL: dict[str, PrefillTile] = {
+    "nvidia": PrefillTile(128, 64, 8, 3),
+    "cdna": PrefillTile(128, 64, 4, 2),
+    "rdna": PrefillTile(64, 64, 4, 2),
+    "interpreter": PrefillTile(32, 32, 1, 1),
+}
+# Of heads above 128: a step's keys and values take twice the shared memory, a row twice the registers.
+PREFILL_WIDE: dict[str, PrefillTile] = {
+    "nvidia": PrefillTile(128, 32, 8, 3),
+    "cdna": PrefillTile(64, 32, 4, 2),
+    "rdna": PrefillTile(32, 32, 4, 2),
+    "interpreter": PrefillTile(32, 32, 1, 1),
+}
+
+
+def prefill_tile(BD: int) -> PrefillTile:
+    return (PREFILL if BD <= 128 else PREFILL_WIDE)[target.current().family]
+
+
+@triton.jit
+def fold_in(q, factor, k, v, seen, m, l, acc):
+    """(m, l, acc) with a block's keys k [BD, BN] and values v [BN, BD] folded in; seen [ROWS, BN], None if all are."""
+    scores = tl.dot(q, k)
+    if seen is not None:
+        scores = tl.where(seen, scores, float("-inf"))
+    largest = tl.maximum(m, tl.max(scores, 1) * factor)
+    weights = tl.exp2(scores * factor[:, None] - largest[:, None])
+    shrink = tl.exp2(m - largest)
+    l = l * shrink + tl.sum(weights, 1)
+    acc = tl.dot(weights.to(tl.float16), v, acc * shrink[:, None])
+    return largest, l, acc
+
+
+@triton.jit(do_not_specialize=["T", "P"])
+def attend_tile(
+    qkv, positions, sequences, page_table, k_values, k_scales, v_values, v_scales, out, T, P, G, qkv_stride, scale,
+    WINDOW: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, PAGE: tl.constexpr,
+    ROWS: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """Program (g, i): the heads of kv-head g, for the i-th last tile of BT tokens; one run of a sequence after the other.
+
+    Late tiles see the most keys, so they come first: short ones fill up the end. Rows of other runs
+    are computed along, and not stored.
+    """
+    g, start = tl.program_id(0), (tl.num_programs(1) - 1 - tl.program_id(1)) * BT
+    end = tl.minimum(start + BT, T)
+    r, d = tl.arange(0, ROWS), tl.arange(0, BD)
+    t, head = start + r // GROUP, g * GROUP + r % GROUP
+    is_token = t < end
+    position = tl.load(positions + t, mask=is_token, other=-1)
+    sequence = tl.load(sequences + t, mask=is_token & (position >= 0), other=-1)  # -1 of padding
+    q = qkv + t[:, None].to(tl.int64) * qkv_stride + head[:, None] * D + d[None, :]
+    q, factor = load_queries(q, is_token[:, None] & (d < D)[None, :], scale, tl.float16)
+    to = out + t[:, None].to(tl.int64) * (G * GROUP * D) + head[:, None] * D + d[None, :]
+
+    at = start
+    while at < end:
+        first = tl.load(positions + at)
+        number = tl.load(sequences + at, mask=first >= 0, other=-1)
+        next = tl.min(tl.where(is_token & (t > at) & (sequence != number), t, end), 0)
+        in_run = is_token & (t >= at) & (t < next)
+        last = tl.max(tl.where(in_run, position, -1), 0)
+        table = page_table + tl.maximum(number, 0).to(tl.int64) * P
+        m = tl.full((ROWS,), NEVER, tl.float32)
+        l = tl.zeros((ROWS,), tl.float32)
+        acc = tl.zeros((ROWS, BD), tl.float32)
+        # Blocks that every query of the run sees whole, then those that need a mask.
+        masked = 0
+        if WINDOW > 0:
+            masked = tl.maximum(first - WINDOW + 1, 0) // BN * BN
+        else:
+            masked = (first + 1) // BN * BN
+            pages = load_pages(table, 0, last, BN, PAGE)
+            for k0 in range(0, masked, BN):
+                rows = rows_of(pages, g, G, k0, last, BN, PAGE)
+                k = load_rows(k_values, k_scales, rows, D, BD, 0, tl.float16)
+                v = load_rows(v_values, v_scales, rows, D, BD, 1, tl.float16)
+                pages = load_pages(table, k0 + BN, last, BN, PAGE)
+                m, l, acc = fold_in(q, factor, k, v, None, m, l, acc)
+        pages = load_pages(table, masked, last, BN, PAGE)
+        for k0 in range(masked, last + 1, BN):
+            rows = rows_of(pages, g, G, k0, last, BN, PAGE)
+            k = load_rows(k_values, k_scales, rows, D, BD, 0, tl.float16)
+            v = load_rows(v_values, v_scales, rows, D, BD, 1, tl.float16)
+            pages = load_pages(table, k0 + BN, last, BN, PAGE)
+            seen = is_seen((k0 + tl.arange(0, BN))[None, :], position[:, None], WINDOW)
+            m, l, acc = fold_in(q, factor, k, v, seen, m, l, acc)
+        acc /= tl.where(l == 0, 1, l)[:, None]
+        tl.store(to, acc, mask=in_run[:, None] & (d < D)[None, :])
+        at = next
+
+
+def prefill(inputs: tuple, sizes: tuple, shape: dict[str, Any]) -> None:
+    """attention() of many tokens on the matrix units: caches in halves or Q8."""
+    tile, T, (_, G, *_), GROUP = prefill_tile(shape["BD"]), len(inputs[-1]), sizes, shape["GROUP"]
+    rows = max(tile.ROWS, triton.next_power_of_2(GROUP))
+    tokens = rows // GROUP
+    launch(
+        attend_tile, (G, triton.cdiv(T, tokens)), *inputs, T, *sizes, **shape, ROWS=rows, BT=tokens, BN=tile.BN,
+        num_warps=tile.num_warps, num_stages=tile.num_stages,
+    )  # fmt: skip
+
+
+def attention(
+    qkv: torch.Tensor,
+    positions: torch.Tensor,
+    sequences: torch.Tensor,
+    page_table: torch.Tensor,
+    k_cache: "torch.Tensor | Q8Cache",
+    v_cache: "torch.Tensor | Q8Cache",
+    out: torch.Tensor,
+    *,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    scale: float,
+    window: int,
+) -> None:
+    """out[t, h] = softmax(scale * q[t, h] K^T) V over the positions p - window + 1 .. p of t's sequence.
+
+    p = positions[t]; window 0 begins at 0. Head h reads kv-head h // (H/G). q is the first H*D
+    columns of qkv; k_cache, v_cache [pages, G, PAGE, D] in float32 or float16, or a Q8Cache; out float32
+    [T, H*D]. A sequence's tokens follow each other. With half or Q8 caches, products are of float16,
+    their sums float32. A token with p < 0 is padding: its row of out is zeros, whatever its q.
+    """
+    T, P = len(qkv), page_table.shape[1]
+    k, v = (c if isinstance(c, Q8Cache) else Q8Cache(c, None) for c in (k_cache, v_cache))
+    shape = (k.values.shape[0], kv_heads, PAGE, head_dim)
+    assert k.values.shape == v.values.shape == shape, (k.values.shape, v.values.shape, shape)
+    assert k.values.dtype == v.values.dtype, (k.values.dtype, v.values.dtype)
+    if k.scales is not None:
+        blocks = (*shape[:3], head_dim // Q8_BLOCK)
+        assert head_dim % Q8_BLOCK == 0 and k.scales.shape == v.scales.shape == blocks, (k.scales.shape, v.scales.shape)
+    assert all(part is None or part.is_contiguous() for part in (*k, *v, out, page_table))
+    assert qkv.shape[1] >= heads * head_dim and qkv.stride(1) == 1, (qkv.shape, qkv.stride())
+    assert out.shape == (T, heads * head_dim) and out.dtype == torch.float32, (out.shape, out.dtype, T)
+    assert heads % kv_heads == 0 and scale > 0 and window >= 0, (heads, kv_heads, scale, window)
+    inputs = (qkv, positions, sequences, page_table, *k, *v, out)
+    sizes = (P, kv_heads, qkv.stride(0), scale)
+    shape = {
+        "WINDOW": window, "GROUP": heads // kv_heads, "D": head_dim, "BD": max(16, triton.next_power_of_2(head_dim)),
+        "PAGE": PAGE,
+    }  # fmt: skip
+    at = target.current()
+    if k.values.dtype == torch.float32 or (at.backend == "hip" and not at.matrix):
+        attend(inputs, sizes, shape)
+    # A step of decode may be padded to a power of two.
+    elif T <= triton.next_power_of_2(len(page_table)):
+        decode(inputs, sizes, shape)
+    else:
+        prefill(inputs, sizes, shape)

@@ -1,0 +1,97 @@
+"""A block of keys or values, found in its pages, and the queries to multiply it by. Walks no sequence.
+
+Rows are queries: a token's heads of one kv-head. Softmax is online (Milakov and Gimelshein, arXiv
+1805.02867) in powers of two; a row's state is the largest score `m` so far, the sum `l` of
+2^(score - m), and `acc`, the values in these weights.
+"""
+
+import triton
+import triton.language as tl
+
+# Below any score; finite, so that the difference of two is a number.
+NEVER = tl.constexpr(-1e30)
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def load_queries(q, mask, scale, KIND: tl.constexpr):
+    """(queries of type KIND, factor) for float32 at the addresses q [ROWS, BD]: score = factor * (q . k).
+
+    A row is divided by its largest element: then float16 holds it, whatever its size.
+    """
+    x = tl.load(q, mask=mask, other=0)
+    largest = tl.max(tl.abs(x), 1)
+    largest = tl.where(largest > 0, largest, 1)
+    return (x / largest[:, None]).to(KIND), largest * (scale * LOG2_E)
+
+
+@triton.jit
+def load_pages(table, first, last, BN: tl.constexpr, PAGE: tl.constexpr):
+    """The pages of keys first .. first + BN - 1, a tuple; `table` is the sequence's row of the page table.
+
+    A page behind the one of key `last` is that one again. They are asked for a block ahead: nothing
+    can be fetched before they are known.
+    """
+    pages = (tl.load(table + tl.minimum(first, last) // PAGE),)
+    for i in tl.static_range(1, BN // PAGE):
+        pages = pages + (tl.load(table + tl.minimum(first + i * PAGE, last) // PAGE),)
+    return pages
+
+
+@triton.jit
+def rows_of(pages, g, G, first, last, BN: tl.constexpr, PAGE: tl.constexpr):
+    """[BN]: where keys first .. first + BN - 1, of these pages, are among all rows of the cache.
+
+    `first` is a multiple of BN; a key beyond `last` is `last` again: it is there, so what is read is
+    a number.
+    """
+    key = tl.minimum(first + tl.arange(0, BN), last)
+    page = pages[0] + tl.zeros((BN,), tl.int32)
+    for i in tl.static_range(1, BN // PAGE):
+        page = tl.where(key >= first + i * PAGE, pages[i], page)
+    return (page * G + g) * PAGE + key % PAGE
+
+
+@triton.jit
+def load_rows(values, scales, rows, D: tl.constexpr, BD: tl.constexpr, AXIS: tl.constexpr, KIND: tl.constexpr):
+    """These rows of a cache along AXIS, [BN, BD] or [BD, BN], as type KIND, 0 beyond D; of Q8 if there are scales."""
+    BN: tl.constexpr = rows.shape[0]
+    rows, d = tl.expand_dims(rows.to(tl.int64), AXIS), tl.expand_dims(tl.arange(0, BD), 1 - AXIS)
+    at = values + rows * D + d
+    if D == BD:
+        x = tl.load(at).to(KIND)
+    else:
+        x = tl.load(at, mask=d < D, other=0).to(KIND)
+    if scales is None:
+        return x
+    else:
+        block = tl.expand_dims(tl.arange(0, BD // 32), 1 - AXIS)
+        at = scales + rows * (D // 32) + block
+        if D == BD:
+            scale = tl.load(at).to(KIND)
+        else:
+            scale = tl.load(at, mask=block < D // 32, other=0).to(KIND)
+        if AXIS == 1:
+            scale = tl.reshape(tl.broadcast_to(scale[:, :, None], (BN, BD // 32, 32)), (BN, BD))
+        else:
+            scale = tl.reshape(tl.broadcast_to(scale[:, None, :], (BD // 32, 32, BN)), (BD, BN))
+        return x * scale
+
+
+@triton.jit
+def is_seen(keys, positions, WINDOW: tl.constexpr):
+    """Whether a key is among positions p - WINDOW + 1 .. p of a query's p; 0 .. p if WINDOW is 0."""
+    seen = keys <= positions
+    if WINDOW > 0:
+        seen = seen & (keys > positions - WINDOW)
+    return seen
+
+
+@triton.jit
+def share_of(position, i, n, WINDOW: tl.constexpr, BN: tl.constexpr):
+    """(first, end): the i-th of n shares of the blocks of BN keys that a token sees; none if position is -1."""
+    begin = 0
+    if WINDOW > 0:
+        begin = tl.maximum(position - WINDOW + 1, 0) // BN
+    blocks = (position + BN) // BN - begin
+    return begin + blocks * i // n, begin + blocks * (i + 1) // n

@@ -1,0 +1,157 @@
+"""Attention of few tokens: a token's keys are split over programs, a second kernel joins the parts.
+
+The parts of a token and head, split i of its keys having the largest score m[i] (an exponent of two),
+the sum l[i] of 2^(score - m[i]) and the values a[i] in these weights:
+
+    M = max m[i];  out = sum 2^(m[i] - M) a[i] / sum 2^(m[i] - M) l[i]         i ascending
+
+A split's share of keys is computed on the device from the token's position: one launch serves any length.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from rocforge.kernels import target
+from rocforge.kernels.attention_block import NEVER, is_seen, load_pages, load_queries, load_rows, rows_of, share_of
+from rocforge.kernels.launch import launch
+
+
+class DecodeTile(NamedTuple):
+    """`elements` of keys a step of a program: BN rows of BD."""
+
+    elements: int
+    num_warps: int
+    num_stages: int
+
+
+DECODE: dict[str, DecodeTile] = {
+    "nvidia": DecodeTile(8192, 4, 3),
+    "cdna": DecodeTile(4096, 4, 2),
+    "rdna": DecodeTile(4096, 4, 1),
+    "interpreter": DecodeTile(2048, 1, 1),
+}
+
+# Programs that fill the device: enough for each of its compute units to have two in flight.
+PROGRAMS: dict[str, int] = {"nvidia": 264, "cdna": 608, "rdna": 192, "interpreter": 8}
+MAX_SPLITS = 128
+# Columns of a matrix product at the least.
+ROWS = 16
+# Parts that the second kernel joins a step, and its warps.
+BS, JOIN_WARPS = 32, 4
+
+
+def decode_tile() -> DecodeTile:
+    return DECODE[target.current().family]
+
+
+def keys_of(elements: int, BD: int) -> int:
+    """BN: the keys of a step of that many elements, as many as a matrix product has at the least, four pages at the most."""
+    return min(max(elements // BD, 16), 128)
+
+
+@triton.jit(do_not_specialize=["P"])
+def attend_split(
+    qkv, positions, sequences, page_table, k_values, k_scales, v_values, v_scales, out, part_acc, part_m, part_l,
+    P, G, qkv_stride, scale,
+    WINDOW: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, PAGE: tl.constexpr,
+    ROWS: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """Program (t, g, i): token t, the heads of kv-head g, the i-th share of its blocks of BN keys.
+
+    Without part_acc [T, H, splits, D], part_m and part_l [T, H, splits] there is one share, and out is written.
+    """
+    t, g, split, splits = tl.program_id(0), tl.program_id(1), tl.program_id(2), tl.num_programs(2)
+    r, d = tl.arange(0, ROWS), tl.arange(0, BD)
+    head = g * GROUP + r
+    position = tl.load(positions + t)
+    sequence = tl.load(sequences + t, mask=position >= 0, other=0).to(tl.int64)
+    table, last = page_table + sequence * P, tl.maximum(position, 0)
+
+    # Keys are the rows of the first product, the head's columns those of the second: there are enough
+    # of either for each warp to have its own, where the few queries would leave all warps the same.
+    q = qkv + t.to(tl.int64) * qkv_stride + head[:, None] * D + d[None, :]
+    q, factor = load_queries(q, (r < GROUP)[:, None] & (d < D)[None, :], scale, tl.float16)
+    q = tl.trans(q)
+    m = tl.full((ROWS,), NEVER, tl.float32)
+    l = tl.zeros((ROWS,), tl.float32)
+    acc = tl.zeros((BD, ROWS), tl.float32)
+    first, end = share_of(position, split, splits, WINDOW, BN)
+    pages = load_pages(table, first * BN, last, BN, PAGE)
+    for block in range(first, end):
+        rows = rows_of(pages, g, G, block * BN, last, BN, PAGE)
+        k = load_rows(k_values, k_scales, rows, D, BD, 1, tl.float16)
+        v = load_rows(v_values, v_scales, rows, D, BD, 0, tl.float16)
+        pages = load_pages(table, (block + 1) * BN, last, BN, PAGE)
+        seen = is_seen(block * BN + tl.arange(0, BN), position, WINDOW)
+        scores = tl.where(seen[:, None], tl.dot(k, q), float("-inf"))
+        largest = tl.maximum(m, tl.max(scores, 0) * factor)
+        weights = tl.exp2(scores * factor[None, :] - largest[None, :])
+        shrink = tl.exp2(m - largest)
+        l = l * shrink + tl.sum(weights, 0)
+        acc = tl.dot(v, weights.to(tl.float16), acc * shrink[None, :])
+        m = largest
+
+    row = t.to(tl.int64) * (G * GROUP) + head
+    mask = (r < GROUP)[None, :] & (d < D)[:, None]
+    if part_acc is None:
+        acc /= tl.where(l == 0, 1, l)[None, :]
+        tl.store(out + row[None, :] * D + d[:, None], acc, mask=mask)
+    else:
+        row = row * splits + split
+        tl.store(part_m + row, m, mask=r < GROUP)
+        tl.store(part_l + row, l, mask=r < GROUP)
+        tl.store(part_acc + row[None, :] * D + d[:, None], acc, mask=mask)
+
+
+@triton.jit(do_not_specialize=["splits"])
+def join_splits(part_acc, part_m, part_l, out, splits, D: tl.constexpr, BD: tl.constexpr, BS: tl.constexpr):
+    """Program r: a token and head, row r of out [T * H, D]; the formula at the top of the file."""
+    row, d = tl.program_id(0).to(tl.int64), tl.arange(0, BD)
+    largest = tl.full((BS,), NEVER, tl.float32)
+    for first in range(0, splits, BS):
+        i = first + tl.arange(0, BS)
+        largest = tl.maximum(largest, tl.load(part_m + row * splits + i, mask=i < splits, other=NEVER))
+    largest = tl.max(largest, 0)
+
+    l = tl.zeros((BS,), tl.float32)
+    acc = tl.zeros((BD,), tl.float32)
+    for first in range(0, splits, BS):
+        i = first + tl.arange(0, BS)
+        at = row * splits + i
+        weight = tl.exp2(tl.load(part_m + at, mask=i < splits, other=NEVER) - largest)
+        l += weight * tl.load(part_l + at, mask=i < splits, other=0)
+        mask = (i < splits)[:, None] & (d < D)[None, :]
+        acc += tl.sum(weight[:, None] * tl.load(part_acc + at[:, None] * D + d[None, :], mask=mask, other=0), 0)
+    l = tl.sum(l, 0)
+    tl.store(out + row * D + d, acc / tl.where(l == 0, 1, l), mask=d < D)
+
+
+def launch_splits(kernel, programs: int, BN: int, inputs: tuple, sizes: tuple, shape: dict[str, Any], **options) -> None:
+    """Launch `kernel` over (T, programs, splits), and join_splits where there is more than one split.
+
+    `inputs`, `sizes` and `shape` are what attention() makes of its arguments.
+    """
+    out, (P, G, *_) = inputs[-1], sizes
+    T, H = len(out), G * shape["GROUP"]
+    # What fills the device, but a block of keys each.
+    splits = PROGRAMS[target.current().family] // (T * programs)
+    splits = max(1, min(splits, triton.cdiv(P * shape["PAGE"], BN), MAX_SPLITS))
+    parts = [None] * 3
+    if splits > 1:
+        shapes = (T, H, splits, shape["D"]), (T, H, splits), (T, H, splits)
+        parts = [torch.empty(s, dtype=torch.float32, device=out.device) for s in shapes]
+    launch(kernel, (T, programs, splits), *inputs, *parts, *sizes, **shape, BN=BN, **options)
+    if splits > 1:
+        launch(join_splits, (T * H,), *parts, out, splits, num_warps=JOIN_WARPS, D=shape["D"], BD=shape["BD"], BS=BS)
+
+
+def decode(inputs: tuple, sizes: tuple, shape: dict[str, Any]) -> None:
+    """attention() of few tokens on the matrix units: caches in halves or Q8."""
+    tile, (_, G, *_) = decode_tile(), sizes
+    launch_splits(
+        attend_split, G, keys_of(tile.elements, shape["BD"]), inputs, sizes, shape,
+        ROWS=max(ROWS, triton.next_power_of_2(shape["GROUP"])), num_warps=tile.num_warps, num_stages=tile.num_stages,
+    )  # fmt: skip

@@ -1,0 +1,108 @@
+"""Attention without matrix units: float32 caches anywhere, all caches on GPUs that have none. Any number of tokens.
+
+A step's keys are the rows of a tile whose columns are a head's elements: a lane multiplies what it
+has loaded. Each row is an online softmax of its own, over every BN-th key, so lanes exchange
+nothing but the sums over a head's elements until the rows are joined at the end, as splits are.
+"""
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+from rocforge.kernels import target
+from rocforge.kernels.attention_block import LOG2_E, NEVER, is_seen, load_pages, load_rows, rows_of, share_of
+from rocforge.kernels.attention_decode import keys_of, launch_splits
+
+
+class LanesTile(NamedTuple):
+    """`elements` of keys a step of a program (BN rows of BD), and `heads` of a kv-head at the most."""
+
+    elements: int
+    heads: int
+    num_warps: int
+
+
+LANES: dict[str, LanesTile] = {
+    "nvidia": LanesTile(2048, 4, 4),
+    "cdna": LanesTile(4096, 4, 4),
+    "rdna": LanesTile(2048, 4, 4),
+    "interpreter": LanesTile(512, 4, 1),
+}
+
+
+def lanes_tile() -> LanesTile:
+    return LANES[target.current().family]
+
+
+@triton.jit(do_not_specialize=["P"])
+def attend_lanes(
+    qkv, positions, sequences, page_table, k_values, k_scales, v_values, v_scales, out, part_acc, part_m, part_l,
+    P, G, qkv_stride, scale,
+    WINDOW: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, PAGE: tl.constexpr,
+    HEADS: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """Program (t, j, i): token t, the j-th HEADS heads (those of a kv-head follow each other), its i-th share of blocks.
+
+    Without part_acc [T, H, splits, D], part_m and part_l [T, H, splits] there is one share, and out is written.
+    """
+    PARTS: tl.constexpr = (GROUP + HEADS - 1) // HEADS
+    t, split, splits = tl.program_id(0), tl.program_id(2), tl.num_programs(2)
+    g, part = tl.program_id(1) // PARTS, tl.program_id(1) % PARTS
+    d = tl.arange(0, BD)
+    position = tl.load(positions + t)
+    sequence = tl.load(sequences + t, mask=position >= 0, other=0).to(tl.int64)
+    table, last = page_table + sequence * P, tl.maximum(position, 0)
+
+    q, m, l, acc = (), (), (), ()
+    for i in tl.static_range(HEADS):
+        # A head beyond the kv-head's last is the last again; it is not stored.
+        head = g * GROUP + tl.minimum(part * HEADS + i, GROUP - 1)
+        x = tl.load(qkv + t.to(tl.int64) * qkv_stride + head * D + d, mask=d < D, other=0)
+        q = q + (x * (scale * LOG2_E),)
+        m = m + (tl.full((BN,), NEVER, tl.float32),)
+        l = l + (tl.zeros((BN,), tl.float32),)
+        acc = acc + (tl.zeros((BN, BD), tl.float32),)
+
+    first, end = share_of(position, split, splits, WINDOW, BN)
+    pages = load_pages(table, first * BN, last, BN, PAGE)
+    for block in range(first, end):
+        rows = rows_of(pages, g, G, block * BN, last, BN, PAGE)
+        k = load_rows(k_values, k_scales, rows, D, BD, 1, tl.float32)
+        v = load_rows(v_values, v_scales, rows, D, BD, 1, tl.float32)
+        pages = load_pages(table, (block + 1) * BN, last, BN, PAGE)
+        seen = is_seen(block * BN + tl.arange(0, BN), position, WINDOW)
+        next_m, next_l, next_acc = (), (), ()
+        for i in tl.static_range(HEADS):
+            score = tl.where(seen, tl.sum(k * q[i][None, :], 1), float("-inf"))
+            largest = tl.maximum(m[i], score)
+            weight, shrink = tl.exp2(score - largest), tl.exp2(m[i] - largest)
+            next_m = next_m + (largest,)
+            next_l = next_l + (l[i] * shrink + weight,)
+            next_acc = next_acc + (acc[i] * shrink[:, None] + weight[:, None] * v,)
+        m, l, acc = next_m, next_l, next_acc
+
+    for i in tl.static_range(HEADS):
+        largest = tl.max(m[i], 0)
+        weight = tl.exp2(m[i] - largest)
+        total, values = tl.sum(l[i] * weight, 0), tl.sum(acc[i] * weight[:, None], 0)
+        head = part * HEADS + i
+        mask = d < tl.where(head < GROUP, D, 0)
+        row = t.to(tl.int64) * (G * GROUP) + g * GROUP + head
+        if part_acc is None:
+            tl.store(out + row * D + d, values / tl.where(total == 0, 1, total), mask=mask)
+        else:
+            row = row * splits + split
+            tl.store(part_m + row, largest, mask=head < GROUP)
+            tl.store(part_l + row, total, mask=head < GROUP)
+            tl.store(part_acc + row * D + d, values, mask=mask)
+
+
+def attend(inputs: tuple, sizes: tuple, shape: dict[str, Any]) -> None:
+    """attention() of any cache and any number of tokens."""
+    tile, GROUP, (_, G, *_) = lanes_tile(), shape["GROUP"], sizes
+    parts = triton.cdiv(GROUP, tile.heads)
+    launch_splits(
+        attend_lanes, G * parts, keys_of(tile.elements, shape["BD"]), inputs, sizes, shape,
+        HEADS=triton.cdiv(GROUP, parts), num_warps=tile.num_warps, num_stages=1,
+    )  # fmt: skip

@@ -1,0 +1,187 @@
+"""What the runner asks of a room: memory, weights, launchers, and a step recorded as one program. Mirrors cpu/backend.py."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8_SUM_BLOCK, Format, Q8Cache
+from rocforge.kernels import launch, layout
+from rocforge.kernels.activation import swiglu
+from rocforge.kernels.attention import attention
+from rocforge.kernels.embed import embed
+from rocforge.kernels.gather import gather
+from rocforge.kernels.matmul import linear
+from rocforge.kernels.norm import rms_norm
+from rocforge.kernels.quantize import quantize
+from rocforge.kernels.rope import rope_store, rope_table
+from rocforge.kernels.sample import penalize, sample
+from rocforge.kernels.upload import Uploader
+
+# By op kind of plan/ir.py; the keywords of each are its contract's names.
+LAUNCHERS: dict[str, Callable[..., None]] = {
+    "embed": embed,
+    "rope_table": rope_table,
+    "rms_norm": rms_norm,
+    "quantize": quantize,
+    "linear": linear,
+    "rope_store": rope_store,
+    "attention": attention,
+    "swiglu": swiglu,
+    "gather": gather,
+}
+
+_DTYPES = {"f32": torch.float32, "f16": torch.float16, "i32": torch.int32}
+
+# Sizes that a step of decoding is filled up to: one recorded graph serves all batches between two of them.
+BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+
+
+def weights_bytes(weights: Iterable[Any]) -> int:
+    """Device memory that tensors (`plan.ir.Weight`) take: matrices in their planes, vectors as float32."""
+    return sum(layout.n_bytes(w.format, *w.shape) if len(w.shape) == 2 else 4 * w.shape[0] for w in weights)
+
+
+class Backend:
+    """One GPU: its memory, and its current stream. `device` is torch's name or number for it."""
+
+    def __init__(self, device: "str | int"):
+        self._device = torch.device(device)
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)
+        self._uploader = Uploader(self._device)
+        self._pending: list[tuple[layout.Matrix, int, np.ndarray, Format]] = []
+        self._mirror: torch.Tensor | None = None
+        self._copied = torch.cuda.Event() if self._device.type == "cuda" else None
+
+    # ---- weights
+
+    def matrices(self, sources: Sequence[tuple[np.ndarray, Format, tuple[int, int]]]) -> tuple[layout.Matrix, ...]:
+        """Matrices one below the other, of the file's (data, format, shape); `load` fills them.
+
+        Neighbours of one format become one matrix: one launch multiplies by all of them.
+        """
+        runs: list[list[tuple[np.ndarray, Format, tuple[int, int]]]] = []
+        for source in sources:
+            if not runs or runs[-1][0][1] is not source[1]:
+                runs.append([])
+            runs[-1].append(source)
+        made = []
+        for run in runs:
+            _, format, (_, columns) = run[0]
+            matrix = layout.empty(format, sum(rows for _, _, (rows, _) in run), columns, self._device)
+            first = 0
+            for data, _, (rows, _) in run:
+                self._pending.append((matrix, first, data.reshape(rows, format.row_bytes(columns)), format))
+                first += rows
+            made.append(matrix)
+        return tuple(made)
+
+    def load(self, report: Callable[[int, int], None]) -> None:
+        """Copy the file's blocks into all matrices; report(bytes done, bytes in all)."""
+        total, done = sum(data.nbytes for _, _, data, _ in self._pending), 0
+
+        def add(n_bytes: int) -> None:
+            nonlocal done
+            done += n_bytes
+            report(done, total)
+
+        for matrix, first, data, format in self._pending:
+            self._uploader.fill(matrix, first, data, format, add)
+        self._pending.clear()
+        self.synchronize()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()  # what repacking took
+
+    def constant(self, array: np.ndarray) -> torch.Tensor:
+        """A small array made at load (norm weights, biases, frequencies), in this device's memory."""
+        return torch.from_numpy(np.array(array)).to(self._device)
+
+    # ---- memory
+
+    def empty(self, n_bytes: int) -> torch.Tensor:
+        """uint8 [n_bytes] of any content, aligned to 64 bytes."""
+        return torch.empty(n_bytes, dtype=torch.uint8, device=self._device)
+
+    def clear(self, buffer: torch.Tensor) -> None:
+        buffer.zero_()
+
+    def view(self, buffer: torch.Tensor, offset: int, shape: tuple[int, ...], dtype: str) -> Any:
+        """An array of `shape` at `offset` bytes of the buffer; a Q8 or Q8Cache where dtype is q8 or q8_0."""
+        if dtype == "q8":
+            rows, columns = shape
+            values = _view(buffer, offset, shape, torch.int8)
+            offset += values.nbytes
+            scales = _view(buffer, offset, (rows, columns // Q8_BLOCK), torch.float32)
+            return Q8(values, scales, _view(buffer, offset + scales.nbytes, (rows, columns // Q8_SUM_BLOCK), torch.int16))
+        if dtype == "q8_0":
+            values = _view(buffer, offset, shape, torch.int8)
+            blocks = (*shape[:-1], shape[-1] // Q8_BLOCK)
+            return Q8Cache(values, _view(buffer, offset + values.nbytes, blocks, torch.float16))
+        return _view(buffer, offset, shape, _DTYPES[dtype])
+
+    def inputs(self, arena: torch.Tensor, n_bytes: int) -> np.ndarray:
+        """uint8 [n_bytes] of the host that every `run` copies to the arena's beginning first.
+
+        Ask for it before each change: it waits until the copy before is done with it.
+        """
+        if self._mirror is None:
+            self._mirror = torch.zeros(n_bytes, dtype=torch.uint8, pin_memory=self._copied is not None)
+            self._arena = arena[:n_bytes]
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._mirror.numpy()
+
+    def to_host(self, array: torch.Tensor) -> np.ndarray:
+        """A copy in the host's memory, once all that was launched is done."""
+        return array.cpu().numpy()
+
+    # ---- steps
+
+    def padded(self, n_tokens: int, n_rows: int, max_tokens: int) -> tuple[int, int]:
+        """The (T, R) to run a step as: one of decoding is filled up with padding to the next bucket."""
+        if n_tokens != n_rows:
+            return n_tokens, n_rows
+        size = next((b for b in BUCKETS if b >= n_tokens), n_tokens)
+        return (size, size) if size <= max_tokens else (n_tokens, n_rows)
+
+    @contextlib.contextmanager
+    def record(self) -> Iterator[launch.Program]:
+        """Within it, launches are recorded into the program it gives."""
+        with launch.record() as program:
+            yield program
+
+    def run(self, program: launch.Program) -> None:
+        if self._mirror is not None:
+            self._arena.copy_(self._mirror, non_blocking=True)
+            if self._copied is not None:
+                self._copied.record()
+        program.run()
+
+    def penalize(self, logits: torch.Tensor, *parameters: Any) -> None:
+        """See kernels/sample.py."""
+        penalize(logits, *parameters)
+
+    def sample(self, logits: torch.Tensor, *parameters: np.ndarray) -> list[int]:
+        """One id for each row: kernels/sample.py, of which only the ids come back."""
+        out = torch.empty(len(logits), dtype=torch.int32, device=self._device)
+        sample(logits, *parameters, out)
+        return out.tolist()
+
+    def synchronize(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    def close(self) -> None:
+        """Let go of the device's memory, once the runner has let go of its own."""
+        self._mirror = self._arena = None
+        self._pending.clear()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _view(buffer: torch.Tensor, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    n_bytes = int(np.prod(shape)) * dtype.itemsize
+    return buffer[offset : offset + n_bytes].view(dtype).view(shape)

@@ -1,0 +1,136 @@
+"""Every kernel as it can be launched: each op in each format and kind, at the sizes that choose its tiles.
+
+Recorded over arrays without memory ("meta"), for a target that need not be here. Compiles nothing, runs nothing.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+
+from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8_SUM_BLOCK, SUPPORTED, Format, Q8Cache
+from rocforge.kernels import launch, layout
+from rocforge.kernels.activation import swiglu
+from rocforge.kernels.attention import attention
+from rocforge.kernels.embed import embed
+from rocforge.kernels.gather import gather
+from rocforge.kernels.matmul import GEMV_TOKENS, linear
+from rocforge.kernels.norm import rms_norm
+from rocforge.kernels.quantize import quantize
+from rocforge.kernels.rope import rope_store, rope_table
+from rocforge.kernels.target import Target, use
+
+PAGE = 32
+PREFILL_TOKENS = 512
+KV = ("f16", "q8_0", "f32")
+
+
+class Case(NamedTuple):
+    """One launch of an op. `format` is that of the weights or the KV cache, "" where there is none."""
+
+    op: str
+    format: str
+    launch: launch.Launch
+
+    @property
+    def kernel(self) -> str:
+        return self.launch.kernel.__name__
+
+    @property
+    def tile(self) -> str:
+        """Its block sizes and warps, as one word."""
+        sizes = [f"{k}{v}" for k, v in self.launch.constants.items() if k.isupper() and type(v) is int and k not in _TRAITS]
+        return " ".join([*sizes, f"warps{self.launch.options.get('num_warps', 1)}"])
+
+
+# Constants that say what is computed, not how it is cut.
+_TRAITS = {"OFFSET", "SCALED", "HALVES", "MINS", "SIGNED", "WINDOW", "PAGE", "KIND", "EXACT"}
+
+
+def cases(target: Target, every: bool = True) -> Iterator[Case]:
+    """All launches of all ops for a target, each piece of machine code once.
+
+    Not `every`: the widest of those that differ in a size only, which are the first to run out of registers.
+    """
+    seen = set()
+    with use(target):
+        for op, format, call in _calls(every):
+            with launch.record() as program:
+                call()
+            for made in program.launches:
+                if made.key not in seen:
+                    seen.add(made.key)
+                    yield Case(op, format, made)
+
+
+def _meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _ints(*shape: int) -> torch.Tensor:
+    return _meta(*shape, dtype=torch.int32)
+
+
+def _q8(T: int, K: int) -> Q8:
+    sums = _meta(T, K // Q8_SUM_BLOCK, dtype=torch.int16)
+    return Q8(_meta(T, K, dtype=torch.int8), _meta(T, K // Q8_BLOCK), sums)
+
+
+def _calls(every: bool) -> Iterator[tuple[str, str, Callable[[], None]]]:
+    T, K = PREFILL_TOKENS, 4096
+    for format in SUPPORTED:
+        yield "embed", format.name, lambda f=format: embed(_ints(T), layout.empty(f, 64, K, "meta"), _meta(T, K))
+        yield from _linear(format, every)
+    for n in (896, 2048, 4096, 8192, 16384) if every else (4096, 16384):
+        yield "rms_norm", "", lambda n=n: rms_norm(_meta(1, n), _meta(n), _q8(1, n), eps=1e-5)
+        yield "rms_norm", "", lambda n=n: rms_norm(_meta(1, n), _meta(n), _meta(1, n), eps=1e-5)
+    yield "quantize", "", lambda: quantize(_meta(T, K), _q8(T, K))
+    yield "swiglu", "", lambda: swiglu(_meta(T, 2 * K), _q8(T, K))
+    yield "swiglu", "", lambda: swiglu(_meta(T, 2 * K), _meta(T, K))
+    yield "gather", "", lambda: gather(_meta(T, K), _ints(8), _meta(8, K))
+    inv_freq = _meta(64, dtype=torch.float64)
+    yield "rope_table", "", lambda: rope_table(_ints(T), inv_freq, _meta(T, 128), scale=1.0)
+    for kv in KV:
+        for D in (64, 80, 128, 256) if every else (80, 128, 256):
+            if kv == "q8_0" and D % Q8_BLOCK:
+                continue
+            for layout_name, norms in (("interleaved", False), ("half", True)):
+                yield "rope_store", kv, lambda kv=kv, D=D, l=layout_name, n=norms: _rope_store(kv, D, l, n)
+            for tokens, group in ((1, 4), (T, 4), (1, 1), (T, 7)) if every else ((1, 4), (T, 7)):
+                for window in (0, 1024) if every and (D, group) == (128, 4) else (0,):
+                    yield "attention", kv, lambda a=(kv, D, tokens, group, window): _attention(*a)
+
+
+def _linear(format: Format, every: bool) -> Iterator[tuple[str, str, Callable[[], None]]]:
+    N, K = 4096, 4096
+    few = [t for t in (1, 2, 4, 8) if t <= GEMV_TOKENS]
+    for T in (*(few if every else (few[0], few[-1])), PREFILL_TOKENS):
+        x = _meta(T, K) if format.is_float else _q8(T, K)
+        for residual in (_meta(T, N), None) if every else (_meta(T, N),):
+            w = layout.empty(format, N, K, "meta")
+            yield "linear", format.name, lambda x=x, w=w, r=residual, T=T: linear(x, (w,), None, r, _meta(T, N))
+
+
+def _caches(kv: str, G: int, D: int) -> list:
+    shape = 256, G, PAGE, D
+    if kv == "q8_0":
+        scales = _meta(256, G, PAGE, D // Q8_BLOCK, dtype=torch.float16)
+        return [Q8Cache(_meta(*shape, dtype=torch.int8), scales)] * 2
+    return [_meta(*shape, dtype={"f16": torch.float16, "f32": torch.float32}[kv])] * 2
+
+
+def _rope_store(kv: str, D: int, layout_name: str, norms: bool) -> None:
+    T, H, G = 1, 32, 8
+    norm = _meta(D) if norms else None
+    rope_store(
+        _meta(T, (H + 2 * G) * D), _meta(T, D), _ints(T), _ints(T), _ints(9, 256), norm, norm, *_caches(kv, G, D),
+        heads=H, kv_heads=G, head_dim=D, layout=layout_name, eps=1e-6,
+    )  # fmt: skip
+
+
+def _attention(kv: str, D: int, T: int, group: int, window: int) -> None:
+    G = 8
+    attention(
+        _meta(T, (group + 2) * G * D), _ints(T), _ints(T), _ints(9, 256), *_caches(kv, G, D), _meta(T, group * G * D),
+        heads=group * G, kv_heads=G, head_dim=D, scale=D**-0.5, window=window,
+    )  # fmt: skip

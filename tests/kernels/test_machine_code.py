@@ -1,0 +1,121 @@
+"""The machine code for every AMD target, compiled here without a GPU and read: what must never be in it, and what must."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from rocforge.gguf.formats import BY_NAME
+from tests.paths import ROOT
+
+pytest.importorskip("triton", reason="triton is absent: pip install triton")
+
+from rocforge.kernels.layout import PLANES  # noqa: E402
+from rocforge.kernels.target import AMD  # noqa: E402
+
+# CDNA3, RDNA3, RDNA4: in CI, the widest kernels. All others, and all kernels: -m full_matrix.
+USUAL = ("gfx942", "gfx1100", "gfx1201")
+TARGETS = [
+    *USUAL,
+    *(pytest.param(arch, marks=pytest.mark.full_matrix) for arch in AMD if arch not in USUAL),
+]
+
+
+def refused(arch):
+    """Why the installed Triton compiles nothing for the target; None where it does."""
+    code = (
+        "from rocforge.kernels.inspect import *; from rocforge.kernels.cases import cases; t = AMD[sys.argv[1]]\n"
+        "compile_for(next(c.launch for c in cases(t, False) if c.op == 'gather'), t)"
+    )
+    ran = run([sys.executable, "-c", code, arch])
+    return None if ran.returncode == 0 else ran.stderr.strip().splitlines()[-1]
+
+
+def run(command):
+    """In a process of its own, in which Triton compiles."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+@functools.cache
+def rows(arch, every):
+    if every and (why := refused(arch)):
+        pytest.skip(why)
+    command = [sys.executable, "-m", "rocforge.kernels.inspect", "--target", arch, "--json"]
+    ran = run(command if every else [*command, "--widest"])
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    return json.loads(ran.stdout)
+
+
+@pytest.fixture(params=TARGETS)
+def table(request):
+    """(target, rows of `kernels.inspect`)."""
+    every = request.config.option.markexpr == "full_matrix"
+    return AMD[request.param], rows(request.param, every)
+
+
+def wrong(found, *fields):
+    return [{name: row[name] for name in ("kernel", "format", "tile", *fields)} for row in found]
+
+
+def test_every_op_is_there(table):
+    _, found = table
+    ops = {row["op"] for row in found}
+    assert ops >= {"embed", "linear", "rms_norm", "quantize", "swiglu", "rope_table", "rope_store", "attention", "gather"}
+    for op in ("embed", "linear"):
+        assert {row["format"] for row in found if row["op"] == op} == set(BY_NAME) & {f.name for f in (*PLANES, *_floats())}
+
+
+def _floats():
+    from rocforge.gguf.formats import BF16, F16, F32
+
+    return F32, F16, BF16
+
+
+def test_no_register_is_spilled(table):
+    _, found = table
+    assert not wrong([row for row in found if row["spills"]], "spills", "vgprs")
+
+
+def test_shared_memory_suffices(table):
+    target, found = table
+    assert not wrong([row for row in found if row["lds_bytes"] > target.lds_bytes], "lds_bytes")
+
+
+def test_matrix_products_use_matrix_instructions(table):
+    target, found = table
+    products = [row for row in found if row["kernel"].startswith("gemm") or row["op"] == "attention" and row["format"] != "f32"]
+    products = [row for row in products if row["kernel"] != "join_splits"]
+    assert len(products) > 20
+    if target.matrix:
+        assert not wrong([row for row in products if not row["matrix"]])
+
+
+def test_integer_products_use_dot_instructions(table):
+    target, found = table
+    products = [row for row in found if row["kernel"] == "gemv_blocks"]
+    assert len(products) >= 2 * len(PLANES)
+    if target.isa != "portable":
+        # 16 words of four columns for each row that a lane has and each token.
+        assert not wrong([row for row in products if row["dot"] % 16 or row["dot"] == 0], "dot")
+
+
+def test_quantised_weights_are_loaded_by_64_bits_or_more(table):
+    """What a lane reads of a unit: its planes of quants, wide; and of scales and activations' scales, what is left."""
+    _, found = table
+    for row in (r for r in found if r["kernel"] == "gemv_blocks"):
+        sizes = dict(part.rstrip("0123456789") and (part.rstrip("0123456789"), int(part.lstrip("abcdefghijklmnopqrstuvwxyzBNTU"))) for part in row["tile"].split())
+        lanes = AMD[table[0].arch].lanes * sizes["warps"]
+        rows_of_lane, tokens = max(1, sizes["BN"] * sizes["BU"] // lanes), sizes["BT"]
+        planes = PLANES[BY_NAME[row["format"]]]
+        quants = [p for p in (planes.quants, planes.high) if p]
+        wide_planes = sum(p.n_parts for p in quants)
+        wide = row["load_128"] + row["load_64"]
+        assert wide >= rows_of_lane * wide_planes + 4 * tokens, row
+        # Scales and supers of each row; of each token two scales and four sums; of the end bias and residual.
+        scales = sum(1 for p in (planes.scales, planes.supers) if p)
+        narrow = row["load_32"] + row["load_16"]
+        assert narrow <= rows_of_lane * scales + 6 * tokens + 2 * tokens * sizes["BN"], row
