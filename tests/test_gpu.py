@@ -57,13 +57,35 @@ def test_a_run_repeats_itself_bit_for_bit(llm):
     assert text[0] == text[1] == text[2]
 
 
-def test_requests_in_one_batch_are_answered_as_alone(llm):
-    """Padded buckets, pages of several sequences: the texts are those of the requests by themselves, near ties aside."""
+def test_requests_in_one_batch_are_answered_as_alone(llm, figures):
+    """Padded buckets, pages of several sequences: the texts are those of the requests by themselves.
+
+    A prompt of many tokens is multiplied in float16, one of few in integers, so two logits that are near
+    each other may change places: as near as the two ways of computing the same logits differ.
+    """
     prompts = [PROMPT, "A", "The little dog", "One day, the king said", "In the forest there"]
     sampling = Sampling(temperature=0, max_tokens=40, ignore_eos=True)
-    together = [c.tokens for c in llm.generate(prompts, sampling)]
-    alone = [llm.generate(p, sampling).tokens for p in prompts]
-    assert sum(a == b for a, b in zip(together, alone, strict=True)) >= len(prompts) - 1
+    n_equal = 0
+    for prompt, completion in zip(prompts, llm.generate(prompts, sampling), strict=True):
+        together, alone = completion.tokens, llm.generate(prompt, sampling).tokens
+        first = next((i for i, pair in enumerate(zip(together, alone, strict=True)) if pair[0] != pair[1]), None)
+        if first is None:
+            n_equal += 1
+            continue
+        text = llm.tokenize(prompt) + alone[:first]
+        at_once = llm.logits(text)[-1]
+        one_by_one = decoded(llm, text)
+        noise = np.abs(at_once - one_by_one).max()
+        gap = abs(float(at_once[together[first]] - at_once[alone[first]]))
+        figures("built-in model, a batch of 5", f"differs from token {first} on, at a gap of {gap:.1e}; noise {noise:.1e}")
+        assert gap <= 2 * noise, prompt
+    assert n_equal >= 2
+
+
+def decoded(llm, text):
+    """The logits after a text that is computed in steps of few tokens."""
+    with LLM(device="gpu", context=512, chunk_tokens=1, sequences=1) as other:
+        return other.logits(text)[-1]
 
 
 @pytest.mark.parametrize("kv_format", ["q8_0", "f32"])

@@ -1,6 +1,7 @@
 """`rocforge generate`: a text goes on, or a question is answered. The text on stdout, all else on stderr."""
 
 import contextlib
+import functools
 import json
 import logging
 import secrets
@@ -94,11 +95,13 @@ def generate(
     if quiet:
         logging.getLogger("rocforge").setLevel(logging.ERROR)
     start_s = time.perf_counter()
-    say(str(choose(device, threads)))
-    from rocforge.llm import LLM  # brings Numba: not before every fault that needs no model has been told
-
     with contextlib.ExitStack() as stack:
         progress = None if quiet else stack.enter_context(Progress())
+        from rocforge.engine.selftest import verdict
+
+        say(str(choose(device, threads, functools.partial(verdict, progress=progress))))
+        from rocforge.llm import LLM  # brings Numba: not before every fault that needs no model has been told
+
         llm = stack.enter_context(LLM(model, device=device, context=context, threads=threads, progress=progress))
         tokens = prompt_tokens(llm, text, chat, system, say)
         load_s = time.perf_counter() - start_s

@@ -5,7 +5,11 @@ import time
 
 import click
 
-STAGES = {"load": "loading the model", "compile": "compiling kernels, once for this machine"}
+STAGES = {
+    "self-test": "testing the GPU's kernels, once for this driver and version",
+    "load": "loading the model",
+    "compile": "compiling kernels, once for this machine",
+}
 _PATIENCE_S = 1.0
 
 

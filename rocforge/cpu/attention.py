@@ -1,20 +1,27 @@
 """Attention over a paged KV cache, with online softmax. A score is never stored beyond its page."""
 
 import numpy as np
+from llvmlite import ir
+from numba import types
 
 from rocforge.cpu.isa import (
+    ELEMENT,
     clear_outside,
     exp16,
+    f32x16,
     first_lane,
     fma,
     heap,
     heap_free,
+    instruction,
     largest_lane,
     larger,
     load,
     load_f16,
     load_f32,
+    load_half,
     load_i32,
+    pointer,
     prefetch,
     splat,
     store,
@@ -24,7 +31,13 @@ from rocforge.cpu.isa import (
 )
 from rocforge.cpu.lanes import store_columns
 from rocforge.cpu.threads import inline, kernel, launch, real, words
+from rocforge.gguf.formats import Q8_BLOCK, Q8Cache
 
+BYTES16 = ir.VectorType(ELEMENT["i8"], 16)
+# address of 16 signed bytes -> them as float32
+load16b = instruction(
+    f32x16, (types.intp,), lambda b, a: b.sitofp(b.load(pointer(b, a, BYTES16), align=1), f32x16.llvm)
+)
 load16, load16h, store16 = load(16, "f32"), load_f16(16), store(16, "f32")
 zero16, splat16, fma16, fold16 = zero(16, "f32"), splat(16, "f32"), fma(16), sum_f32(16)
 f32 = np.float32
@@ -83,9 +96,16 @@ def add_product(a, a_step, b, step, n, c, c_step, rows):
 
 
 @inline
-def convert_page(page, n, width, out, ahead):
-    """n values of `width` bytes; fetches from memory what is `ahead` bytes further on."""
-    if width == 2:
+def convert_page(page, scales, n, width, out, ahead):
+    """n values of `width` bytes, those of one byte by the scales of their blocks; fetches from memory what is
+    `ahead` bytes further on."""
+    if width == 1:
+        for i in range(0, n, Q8_BLOCK):
+            prefetch(page + i + ahead)
+            scale = load_half(scales + i // Q8_BLOCK * 2)
+            store16(out + 4 * i, load16b(page + i) * scale)
+            store16(out + 4 * i + 64, load16b(page + i + 16) * scale)
+    elif width == 2:
         for i in range(0, n, 32):
             prefetch(page + 2 * i + ahead)
             store16(out + 4 * i, load16h(page + 2 * i))
@@ -195,8 +215,8 @@ def run_of(t, stop, positions, sequences):
 
 @kernel
 def attend(args, tid, team):
-    (qkv, positions, sequences, page_table, k_cache, v_cache, out,
-     T, P, H, G, D, width, stride, window, scale) = words(args, 16)  # fmt: skip
+    (qkv, positions, sequences, page_table, k_cache, k_scales, v_cache, v_scales, out,
+     T, P, H, G, D, width, stride, window, scale) = words(args, 18)  # fmt: skip
     group, page_values, padded = H // G, PAGE * D, (D + 15) // 16 * 16
     # Where there are fewer kv-heads and tokens than threads, threads share the heads of a group.
     parts = min(group, (team + T * G - 1) // (T * G))
@@ -232,11 +252,12 @@ def attend(args, tid, team):
                 store_f32(states + 8 * r + 4, f32(0))
             first_page = max(start - window + 1, 0) // PAGE if window else 0
             for page in range(first_page, last_page + 1):
-                at = width * page_values * (load_i32(pages + 4 * page) * G + g)
-                ahead = width * page_values * (load_i32(pages + 4 * min(page + 1, last_page)) * G + g) - at
-                convert_page(k_cache + at, page_values, width, values, ahead)
+                at = page_values * (load_i32(pages + 4 * page) * G + g)
+                ahead = width * (page_values * (load_i32(pages + 4 * min(page + 1, last_page)) * G + g) - at)
+                block = at // Q8_BLOCK * 2
+                convert_page(k_cache + width * at, k_scales + block, page_values, width, values, ahead)
                 transpose_keys(values, D, keys)
-                convert_page(v_cache + at, page_values, width, values, ahead)
+                convert_page(v_cache + width * at, v_scales + block, page_values, width, values, ahead)
                 # Tokens that see the same rows of the page go together: all of them, where it is behind them.
                 i = 0
                 while i < tokens:
@@ -260,8 +281,8 @@ def attention(
     positions: np.ndarray,
     sequences: np.ndarray,
     page_table: np.ndarray,
-    k_cache: np.ndarray,
-    v_cache: np.ndarray,
+    k_cache: "np.ndarray | Q8Cache",
+    v_cache: "np.ndarray | Q8Cache",
     out: np.ndarray,
     *,
     heads: int,
@@ -273,14 +294,18 @@ def attention(
     """out[t, h] = softmax(scale * q[t, h] K^T) V over the positions p - window + 1 .. p of t's sequence.
 
     p = positions[t]; window 0 begins at 0. Head h reads kv-head h // (H/G). q is the first H*D
-    columns of qkv; k_cache, v_cache [pages, G, PAGE, D] in float32 or float16; out float32 [T, H*D].
+    columns of qkv; k_cache, v_cache [pages, G, PAGE, D] in float32 or float16, or a Q8Cache; out float32
+    [T, H*D]. A token with p < 0 is padding: its row of out may become anything, and no other's.
     Pages ascend and each is folded in by the online softmax (Milakov and Gimelshein, arXiv
     1805.02867), each element of a product is a sum in one order: so the bits for a token depend on
     nothing else in the step.
     """
-    assert k_cache.shape[2] == PAGE and k_cache.shape == v_cache.shape, (k_cache.shape, v_cache.shape)
+    k, v = (cache if isinstance(cache, Q8Cache) else Q8Cache(cache, None) for cache in (k_cache, v_cache))
+    assert k.values.shape == v.values.shape and k.values.dtype == v.values.dtype, (k.values.shape, v.values.shape)
+    assert k.values.shape[1:] == (kv_heads, PAGE, head_dim), (k.values.shape, kv_heads, head_dim)
+    if k.scales is not None:
+        blocks = (*k.values.shape[:3], head_dim // Q8_BLOCK)
+        assert head_dim % Q8_BLOCK == 0 and k.scales.shape == v.scales.shape == blocks, (k.scales.shape, blocks)
     assert out.flags.c_contiguous, out.strides
-    sizes = (len(qkv), page_table.shape[1], heads, kv_heads, head_dim, k_cache.itemsize, qkv.strides[0] // 4)
-    launch(
-        attend, qkv, positions, sequences, page_table, k_cache, v_cache, out, *sizes, window, scale
-    )
+    sizes = (len(qkv), page_table.shape[1], heads, kv_heads, head_dim, k.values.itemsize, qkv.strides[0] // 4)
+    launch(attend, qkv, positions, sequences, page_table, *k, *v, out, *sizes, window, scale)

@@ -14,18 +14,24 @@ TINY = f32(2.0**-120)
 
 
 @inline
+def scale_of(largest):
+    """(scale, its inverse) of a block whose largest absolute value is `largest`."""
+    if largest < TINY:
+        largest = f32(0)
+    inverse = f32(127) / largest if largest > 0 else f32(0)
+    return largest / f32(127), inverse
+
+
+@inline
 def quantize_block(x, values, scales, sums, block):
     """Block number `block` of the row at `x` into the rows at `values`, `scales` and `sums`."""
     x, values = x + 128 * block, values + 32 * block
     first, second = load16f(x), load16f(x + 64)
-    largest = largest_of(first, second)
-    if largest < TINY:
-        largest = f32(0)
-    inverse = f32(127) / largest if largest > 0 else f32(0)
+    scale, inverse = scale_of(largest_of(first, second))
     first_8, second_8 = rounded(first, inverse), rounded(second, inverse)
     store_bytes(values, first_8)
     store_bytes(values + 16, second_8)
-    store_f32(scales + 4 * block, largest / f32(127))
+    store_f32(scales + 4 * block, scale)
     store_i16(sums + 4 * block, sum_i32(first_8))
     store_i16(sums + 4 * block + 2, sum_i32(second_8))
 

@@ -4,11 +4,13 @@ import math
 
 import numpy as np
 
-from rocforge.cpu.isa import load_f32, load_i32, load_scalar, store_f32, store_half
+from rocforge.cpu.isa import largest_of, load, load_f32, load_i32, load_scalar, rounded, store_bytes, store_f32, store_half
 from rocforge.cpu.norm import inverse_rms, scale_row
+from rocforge.cpu.quantize import scale_of
 from rocforge.cpu.threads import inline, kernel, launch, real, share, words
+from rocforge.gguf.formats import Q8Cache
 
-load_f64 = load_scalar("f64")
+load_f64, load16 = load_scalar("f64"), load(16, "f32")
 f32 = np.float32
 LAYOUTS = {"interleaved": 0, "half": 1}
 
@@ -46,20 +48,37 @@ def rotate(x, table, half, layout):
         store_f32(b, second * cos + first * sin)
 
 
-@inline
-def store_cache_f32(address, i, value):
-    store_f32(address + 4 * i, value)
+# How a head's D values at x become row number `row` of a cache at `values`, with `scales` where it has such.
 
 
 @inline
-def store_cache_f16(address, i, value):
-    store_half(address + 2 * i, value)
+def store_row_f32(x, values, scales, row, D):
+    for d in range(D):
+        store_f32(values + 4 * (D * row + d), load_f32(x + 4 * d))
 
 
 @inline
-def rope_store_heads(args, tid, team, store_cache, width):
-    (qkv, table, positions, sequences, page_table, q_norm, k_norm, k_cache, v_cache,
-     T, P, H, G, D, half, page, layout, eps) = words(args, 18)  # fmt: skip
+def store_row_f16(x, values, scales, row, D):
+    for d in range(D):
+        store_half(values + 2 * (D * row + d), load_f32(x + 4 * d))
+
+
+@inline
+def store_row_q8_0(x, values, scales, row, D):
+    """Blocks of 32 as quantize.py makes them, the scale as a half."""
+    for block in range(D // 32):
+        first, second = load16(x + 128 * block), load16(x + 128 * block + 64)
+        scale, inverse = scale_of(largest_of(first, second))
+        to = values + D * row + 32 * block
+        store_bytes(to, rounded(first, inverse))
+        store_bytes(to + 16, rounded(second, inverse))
+        store_half(scales + 2 * (D // 32 * row + block), scale)
+
+
+@inline
+def rope_store_heads(args, tid, team, store_row):
+    (qkv, table, positions, sequences, page_table, q_norm, k_norm, k_cache, k_scales, v_cache, v_scales,
+     T, P, H, G, D, half, page, layout, eps) = words(args, 20)  # fmt: skip
     heads = H + 2 * G
     start, stop = share(T * heads, tid, team)
     for i in range(start, stop):
@@ -73,15 +92,17 @@ def rope_store_heads(args, tid, team, store_cache, width):
         if head >= H:
             position = load_i32(positions + 4 * t)
             where = load_i32(page_table + 4 * (P * load_i32(sequences + 4 * t) + position // page))
-            cache = k_cache if head < H + G else v_cache
-            row = cache + width * D * ((where * G + (head - H) % G) * page + position % page)
-            for d in range(D):
-                store_cache(row, d, load_f32(x + 4 * d))
+            row = (where * G + (head - H) % G) * page + position % page
+            if head < H + G:
+                store_row(x, k_cache, k_scales, row, D)
+            else:
+                store_row(x, v_cache, v_scales, row, D)
 
 
 STORE = {
-    np.dtype(np.float32): kernel(lambda args, tid, team: rope_store_heads(args, tid, team, store_cache_f32, 4)),
-    np.dtype(np.float16): kernel(lambda args, tid, team: rope_store_heads(args, tid, team, store_cache_f16, 2)),
+    np.dtype(np.float32): kernel(lambda args, tid, team: rope_store_heads(args, tid, team, store_row_f32)),
+    np.dtype(np.float16): kernel(lambda args, tid, team: rope_store_heads(args, tid, team, store_row_f16)),
+    np.dtype(np.int8): kernel(lambda args, tid, team: rope_store_heads(args, tid, team, store_row_q8_0)),
 }
 
 
@@ -93,8 +114,8 @@ def rope_store(
     page_table: np.ndarray,
     q_norm: "np.ndarray | None",
     k_norm: "np.ndarray | None",
-    k_cache: np.ndarray,
-    v_cache: np.ndarray,
+    k_cache: "np.ndarray | Q8Cache",
+    v_cache: "np.ndarray | Q8Cache",
     *,
     heads: int,
     kv_heads: int,
@@ -107,12 +128,14 @@ def rope_store(
     qkv float32 [T, (H+2G) D], q heads, then k, then v; q is left rotated in it. table [T, rope
     dimensions] as rope_table makes it: the head's values beyond it pass unchanged. q_norm, k_norm
     float32 [D] or None: RMSNorm of each head. k_cache, v_cache [pages, G, PAGE, D] in float32 or
-    float16: token t goes to page page_table[sequences[t], positions[t] // PAGE], row positions[t] % PAGE.
+    float16, or a Q8Cache (D a multiple of 32): token t goes to page page_table[sequences[t], positions[t] //
+    PAGE], row positions[t] % PAGE.
     """
     T, half = len(qkv), table.shape[1] // 2
     assert qkv.flags.c_contiguous and qkv.shape[1] == (heads + 2 * kv_heads) * head_dim, (qkv.shape, heads)
-    sizes = (T, page_table.shape[1], heads, kv_heads, head_dim, half, k_cache.shape[2])
+    caches = (*k_cache, *v_cache) if isinstance(k_cache, Q8Cache) else (k_cache, None, v_cache, None)
+    sizes = (T, page_table.shape[1], heads, kv_heads, head_dim, half, caches[0].shape[2])
     launch(
-        STORE[k_cache.dtype], qkv, table, positions, sequences, page_table, q_norm, k_norm, k_cache, v_cache,
+        STORE[caches[0].dtype], qkv, table, positions, sequences, page_table, q_norm, k_norm, *caches,
         *sizes, LAYOUTS[layout], eps,
     )  # fmt: skip

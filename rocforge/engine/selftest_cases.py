@@ -113,7 +113,8 @@ def _rope_store(rng) -> Iterator[Case]:
     positions, sequences = np.array([3, 4, 40, 31], np.int32), np.array([0, 0, 1, 2], np.int32)
     angles = positions[:, None] * _FREQUENCIES
     table = np.concatenate([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
-    for layout, kind, has_norm in (("half", "float16", True), ("interleaved", "float32", False), ("half", "8 bits", True)):
+    layouts = (("half", "float16", True), ("interleaved", "float32", False), ("half", "8 bits", True))
+    for layout, kind, has_norm in layouts:
         n_pages, page_table = _pages(rng, (5, 41, 32))
         qkv = _normal(rng, 4, (_H + 2 * _G) * _D)
         norms = {name: _normal(rng, _D) if has_norm else None for name in ("q_norm", "k_norm")}
@@ -222,7 +223,8 @@ def _linear(rng) -> Iterator[Case]:
             # Twice for magnitudes that cancel within a weight, twice for good measure.
             relative = (2.0**-16, 2.0**-12)[T > 8] if format.is_float else (2.0**-17, 2.0**-8)[T > 8]
             magnitudes = np.abs(float_x) @ size.T
-            bias, residual = magnitudes.mean() * _normal(rng, 37), magnitudes.mean() * _normal(rng, T, 37)
+            scale = np.float32(magnitudes.mean())
+            bias, residual = scale * _normal(rng, 37), scale * _normal(rng, T, 37)
             off = relative * magnitudes + 4 * ULP * (np.abs(bias) + np.abs(residual))
             arguments = {"x": x, "weights": (weights,), "bias": bias, "residual": residual, "out": _empty(T, 37)}
             yield Case("linear", f"{format}, {T} tokens", arguments, {"out": (0, off)})
@@ -235,22 +237,26 @@ def _gather(rng) -> Iterator[Case]:
 
 def _penalize(rng) -> Iterator[Case]:
     arguments = {
-        "logits": _normal(rng, 2, 500), "ids": np.array([499, 3, 77, 0], np.int32), "counts": np.array([1, 2, 9, 1], np.int32),
-        "starts": np.array([0, 3, 4], np.int32), "repetition": np.array([1.3, 1.0]), "frequency": np.array([0.1, 0.0]),
-        "presence": np.array([0.0, 0.5]),
+        "logits": _normal(rng, 2, 500), "ids": np.array([499, 3, 77, 0], np.int32),
+        "counts": np.array([1, 2, 9, 1], np.int32), "starts": np.array([0, 3, 4], np.int32),
+        "repetition": np.array([1.3, 1.0]), "frequency": np.array([0.1, 0.0]), "presence": np.array([0.0, 0.5]),
     }  # fmt: skip
     yield Case("penalize", "2 rows of 500", arguments, {"logits": (2 * ULP, 4 * ULP)})
 
 
 def _sample(rng) -> Iterator[Case]:
     # temperature, top_k, top_p, min_p, and which candidate's share of the chance the draw falls into the middle of
-    rows = [(0.0, 0, 1.0, 0.0, 0), (0.8, 40, 1.0, 0.0, 3), (1.0, 0, 1.0, 0.0, 5), (0.7, 40, 0.95, 0.05, 0), (1.0, 0, 0.9, 0.0, 0)]
-    logits = 3 * _normal(rng, len(rows), 3000)
-    uniform = [_middle(logits[r], temperature, top_k, which) for r, (temperature, top_k, *_, which) in enumerate(rows)]
-    columns = dict(zip(("temperature", "top_k", "top_p", "min_p"), map(np.array, zip(*rows, strict=True))))
-    columns["top_k"] = columns["top_k"].astype(np.int32)
-    arguments = {"logits": logits, **columns, "uniform": np.array(uniform), "out": np.full(len(rows), -1, np.int32)}
-    yield Case("sample", f"{len(rows)} rows of 3000", arguments, {"out": (0, 0)})
+    rows = [
+        (0.0, 0, 1.0, 0.0, 0), (0.8, 40, 1.0, 0.0, 3), (1.0, 0, 1.0, 0.0, 5), (0.7, 40, 0.95, 0.05, 0), (1.0, 0, 0.9, 0.0, 0)
+    ]  # fmt: skip
+    for V, drawn in ((300, rows), (20_000, rows[:3])):  # the latter is more than a program reads
+        logits = 3 * _normal(rng, len(drawn), V)
+        uniform = [_middle(row, temperature, top_k, which) for row, (temperature, top_k, *_, which) in zip(logits, drawn)]
+        columns = dict(zip(("temperature", "top_k", "top_p", "min_p"), map(np.array, zip(*drawn))))
+        columns["top_k"] = columns["top_k"].astype(np.int32)
+        out = np.full(len(drawn), -1, np.int32)
+        arguments = {"logits": logits, **columns, "uniform": np.array(uniform), "out": out}
+        yield Case("sample", f"{len(drawn)} rows of {V}", arguments, {"out": (0, 0)})
 
 
 def _middle(logits: np.ndarray, temperature: float, top_k: int, which: int) -> float:

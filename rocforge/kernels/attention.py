@@ -12,7 +12,16 @@ import triton.language as tl
 
 from rocforge.gguf.formats import Q8_BLOCK, Q8Cache
 from rocforge.kernels import target
-from rocforge.kernels.attention_block import NEVER, is_seen, load_pages, load_queries, load_rows, rows_of
+from rocforge.kernels.attention_block import (
+    NEVER,
+    Tiles,
+    is_seen,
+    load_pages,
+    load_queries,
+    load_rows,
+    rows_of,
+    tile_of,
+)
 from rocforge.kernels.attention_decode import decode
 from rocforge.kernels.attention_lanes import attend
 from rocforge.kernels.launch import launch
@@ -29,37 +38,25 @@ class PrefillTile(NamedTuple):
     num_stages: int
 
 
-PREFILL: dict[str, PrefillTile] = {
-    "nvidia": PrefillTile(128, 64, 8, 3),
-    "cdna": PrefillTile(128, 64, 4, 2),
-    "rdna": PrefillTile(64, 64, 4, 2),
-    "interpreter": PrefillTile(32, 32, 1, 1),
+PREFILL: Tiles[PrefillTile] = {
+    "nvidia": {
+        2: {128: PrefillTile(128, 64, 8, 3), 256: PrefillTile(64, 32, 8, 3)},
+        1: {128: PrefillTile(128, 64, 8, 3), 256: PrefillTile(64, 32, 8, 3)},
+    },
+    "cdna": {
+        2: {64: PrefillTile(128, 64, 4, 2), 128: PrefillTile(128, 32, 4, 2), 256: PrefillTile(64, 32, 4, 2)},
+        1: {64: PrefillTile(128, 64, 4, 2), 128: PrefillTile(128, 32, 4, 2), 256: PrefillTile(64, 32, 4, 2)},
+    },
+    "rdna": {
+        2: {128: PrefillTile(64, 32, 8, 1), 256: PrefillTile(16, 16, 16, 1)},
+        1: {128: PrefillTile(64, 32, 8, 1), 256: PrefillTile(16, 16, 16, 1)},
+    },
+    "gfx12": {
+        2: {64: PrefillTile(128, 32, 8, 1), 128: PrefillTile(64, 32, 8, 1), 256: PrefillTile(32, 32, 8, 1)},
+        1: {64: PrefillTile(128, 32, 8, 1), 128: PrefillTile(64, 32, 8, 1), 256: PrefillTile(32, 32, 8, 1)},
+    },
+    "interpreter": {2: {256: PrefillTile(32, 32, 1, 1)}, 1: {256: PrefillTile(32, 64, 1, 1)}},
 }
-# Of heads above 128: a step's keys and values take twice the shared memory, a row twice the registers.
-PREFILL_WIDE: dict[str, PrefillTile] = {
-    "nvidia": PrefillTile(128, 32, 8, 3),
-    "cdna": PrefillTile(64, 32, 4, 2),
-    "rdna": PrefillTile(32, 32, 4, 2),
-    "interpreter": PrefillTile(32, 32, 1, 1),
-}
-
-
-def prefill_tile(BD: int) -> PrefillTile:
-    return (PREFILL if BD <= 128 else PREFILL_WIDE)[target.current().family]
-
-
-@triton.jit
-def fold_in(q, factor, k, v, seen, m, l, acc):
-    """(m, l, acc) with a block's keys k [BD, BN] and values v [BN, BD] folded in; seen [ROWS, BN], None if all are."""
-    scores = tl.dot(q, k)
-    if seen is not None:
-        scores = tl.where(seen, scores, float("-inf"))
-    largest = tl.maximum(m, tl.max(scores, 1) * factor)
-    weights = tl.exp2(scores * factor[:, None] - largest[:, None])
-    shrink = tl.exp2(m - largest)
-    l = l * shrink + tl.sum(weights, 1)
-    acc = tl.dot(weights.to(tl.float16), v, acc * shrink[:, None])
-    return largest, l, acc
 
 
 @triton.jit(do_not_specialize=["T", "P"])
@@ -80,9 +77,8 @@ def attend_tile(
     is_token = t < end
     position = tl.load(positions + t, mask=is_token, other=-1)
     sequence = tl.load(sequences + t, mask=is_token & (position >= 0), other=-1)  # -1 of padding
-    q = qkv + t[:, None].to(tl.int64) * qkv_stride + head[:, None] * D + d[None, :]
+    q = qkv + start.to(tl.int64) * qkv_stride + ((t - start)[:, None] * qkv_stride + head[:, None] * D + d[None, :])
     q, factor = load_queries(q, is_token[:, None] & (d < D)[None, :], scale, tl.float16)
-    to = out + t[:, None].to(tl.int64) * (G * GROUP * D) + head[:, None] * D + d[None, :]
 
     at = start
     while at < end:
@@ -95,35 +91,37 @@ def attend_tile(
         m = tl.full((ROWS,), NEVER, tl.float32)
         l = tl.zeros((ROWS,), tl.float32)
         acc = tl.zeros((ROWS, BD), tl.float32)
-        # Blocks that every query of the run sees whole, then those that need a mask.
-        masked = 0
+        begin = 0
         if WINDOW > 0:
-            masked = tl.maximum(first - WINDOW + 1, 0) // BN * BN
-        else:
-            masked = (first + 1) // BN * BN
-            pages = load_pages(table, 0, last, BN, PAGE)
-            for k0 in range(0, masked, BN):
-                rows = rows_of(pages, g, G, k0, last, BN, PAGE)
-                k = load_rows(k_values, k_scales, rows, D, BD, 0, tl.float16)
-                v = load_rows(v_values, v_scales, rows, D, BD, 1, tl.float16)
-                pages = load_pages(table, k0 + BN, last, BN, PAGE)
-                m, l, acc = fold_in(q, factor, k, v, None, m, l, acc)
-        pages = load_pages(table, masked, last, BN, PAGE)
-        for k0 in range(masked, last + 1, BN):
+            begin = tl.maximum(first - WINDOW + 1, 0) // BN * BN
+        pages = load_pages(table, begin, last, BN, PAGE)
+        for k0 in range(begin, last + 1, BN):
             rows = rows_of(pages, g, G, k0, last, BN, PAGE)
             k = load_rows(k_values, k_scales, rows, D, BD, 0, tl.float16)
             v = load_rows(v_values, v_scales, rows, D, BD, 1, tl.float16)
             pages = load_pages(table, k0 + BN, last, BN, PAGE)
-            seen = is_seen((k0 + tl.arange(0, BN))[None, :], position[:, None], WINDOW)
-            m, l, acc = fold_in(q, factor, k, v, seen, m, l, acc)
+            scores = tl.dot(q, k)
+            # Blocks that every query of the run sees whole need no mask: all but the last few.
+            if k0 + BN > first + 1 or WINDOW > 0:
+                seen = is_seen((k0 + tl.arange(0, BN))[None, :], position[:, None], WINDOW)
+                scores = tl.where(seen, scores, float("-inf"))
+            largest = tl.maximum(m, tl.max(scores, 1) * factor)
+            weights = tl.exp2(scores * factor[:, None] - largest[:, None])
+            shrink = tl.exp2(m - largest)
+            l = l * shrink + tl.sum(weights, 1)
+            acc = tl.dot(weights.to(tl.float16), v, acc * shrink[:, None])
+            m = largest
         acc /= tl.where(l == 0, 1, l)[:, None]
+        # From the run's first row on: what does not change from run to run would be kept in registers.
+        to = out + at.to(tl.int64) * (G * GROUP * D) + ((t - at)[:, None] * (G * GROUP * D) + head[:, None] * D + d[None, :])
         tl.store(to, acc, mask=in_run[:, None] & (d < D)[None, :])
         at = next
 
 
 def prefill(inputs: tuple, sizes: tuple, shape: dict[str, Any]) -> None:
     """attention() of many tokens on the matrix units: caches in halves or Q8."""
-    tile, T, (_, G, *_), GROUP = prefill_tile(shape["BD"]), len(inputs[-1]), sizes, shape["GROUP"]
+    tile, T = tile_of(PREFILL, inputs[4].itemsize, shape["BD"]), len(inputs[-1])
+    (_, G, *_), GROUP = sizes, shape["GROUP"]
     rows = max(tile.ROWS, triton.next_power_of_2(GROUP))
     tokens = rows // GROUP
     launch(
@@ -165,6 +163,7 @@ def attention(
     assert all(part is None or part.is_contiguous() for part in (*k, *v, out, page_table))
     assert qkv.shape[1] >= heads * head_dim and qkv.stride(1) == 1, (qkv.shape, qkv.stride())
     assert out.shape == (T, heads * head_dim) and out.dtype == torch.float32, (out.shape, out.dtype, T)
+    assert head_dim <= 256, head_dim
     assert heads % kv_heads == 0 and scale > 0 and window >= 0, (heads, kv_heads, scale, window)
     inputs = (qkv, positions, sequences, page_table, *k, *v, out)
     sizes = (P, kv_heads, qkv.stride(0), scale)

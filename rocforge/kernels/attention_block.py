@@ -5,12 +5,29 @@ Rows are queries: a token's heads of one kv-head. Softmax is online (Milakov and
 2^(score - m), and `acc`, the values in these weights.
 """
 
+from collections.abc import Mapping
+from typing import TypeVar
+
 import triton
 import triton.language as tl
+
+from rocforge.kernels import target
+
+Tile = TypeVar("Tile")
+# Tiles by the target's family, or by the first letters of an architecture that differs from its
+# family; then by the bytes of an element of the cache; then by the head size that they are good for.
+Tiles = Mapping[str, Mapping[int, Mapping[int, Tile]]]
 
 # Below any score; finite, so that the difference of two is a number.
 NEVER = tl.constexpr(-1e30)
 LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+def tile_of(tiles: Tiles, itemsize: int, BD: int) -> Tile:
+    """The one of the current target for such a cache and a head of BD elements."""
+    at = target.current()
+    by_size = (tiles.get(at.arch[:5]) or tiles[at.family])[itemsize]
+    return by_size[min(size for size in by_size if size >= BD)]
 
 
 @triton.jit

@@ -15,41 +15,60 @@ import triton
 import triton.language as tl
 
 from rocforge.kernels import target
-from rocforge.kernels.attention_block import NEVER, is_seen, load_pages, load_queries, load_rows, rows_of, share_of
+from rocforge.kernels.attention_block import (
+    NEVER,
+    Tiles,
+    is_seen,
+    load_pages,
+    load_queries,
+    load_rows,
+    rows_of,
+    share_of,
+    tile_of,
+)
 from rocforge.kernels.launch import launch
 
 
 class DecodeTile(NamedTuple):
-    """`elements` of keys a step of a program: BN rows of BD."""
+    """BN keys a step of a program."""
 
-    elements: int
+    BN: int
     num_warps: int
     num_stages: int
 
 
-DECODE: dict[str, DecodeTile] = {
-    "nvidia": DecodeTile(8192, 4, 3),
-    "cdna": DecodeTile(4096, 4, 2),
-    "rdna": DecodeTile(4096, 4, 1),
-    "interpreter": DecodeTile(2048, 1, 1),
+DECODE: Tiles[DecodeTile] = {
+    "nvidia": {
+        2: {64: DecodeTile(128, 4, 3), 128: DecodeTile(64, 4, 3), 256: DecodeTile(32, 4, 3)},
+        1: {64: DecodeTile(128, 4, 3), 128: DecodeTile(64, 4, 3), 256: DecodeTile(32, 4, 3)},
+    },
+    "cdna": {
+        2: {64: DecodeTile(64, 4, 2), 128: DecodeTile(32, 4, 2), 256: DecodeTile(16, 4, 2)},
+        1: {64: DecodeTile(128, 4, 2), 128: DecodeTile(64, 4, 2), 256: DecodeTile(32, 4, 2)},
+    },
+    # Several programs fit on a compute unit and hide each other's loads; of two steps gfx11 could not
+    # hold the registers: its matrix instructions want each operand twice.
+    "rdna": {
+        2: {64: DecodeTile(64, 4, 1), 128: DecodeTile(32, 4, 1), 256: DecodeTile(16, 16, 1)},
+        1: {64: DecodeTile(32, 4, 1), 128: DecodeTile(32, 4, 1), 256: DecodeTile(16, 16, 1)},
+    },
+    "gfx12": {
+        2: {64: DecodeTile(64, 4, 1), 128: DecodeTile(64, 4, 1), 256: DecodeTile(32, 8, 1)},
+        1: {64: DecodeTile(64, 4, 1), 128: DecodeTile(64, 4, 1), 256: DecodeTile(32, 8, 1)},
+    },
+    "interpreter": {
+        2: {64: DecodeTile(64, 1, 1), 256: DecodeTile(16, 1, 1)},
+        1: {64: DecodeTile(64, 1, 1), 256: DecodeTile(32, 1, 1)},
+    },
 }
 
 # Programs that fill the device: enough for each of its compute units to have two in flight.
 PROGRAMS: dict[str, int] = {"nvidia": 264, "cdna": 608, "rdna": 192, "interpreter": 8}
 MAX_SPLITS = 128
 # Columns of a matrix product at the least.
-ROWS = 16
+LEAST = 16
 # Parts that the second kernel joins a step, and its warps.
 BS, JOIN_WARPS = 32, 4
-
-
-def decode_tile() -> DecodeTile:
-    return DECODE[target.current().family]
-
-
-def keys_of(elements: int, BD: int) -> int:
-    """BN: the keys of a step of that many elements, as many as a matrix product has at the least, four pages at the most."""
-    return min(max(elements // BD, 16), 128)
 
 
 @triton.jit(do_not_specialize=["P"])
@@ -150,8 +169,8 @@ def launch_splits(kernel, programs: int, BN: int, inputs: tuple, sizes: tuple, s
 
 def decode(inputs: tuple, sizes: tuple, shape: dict[str, Any]) -> None:
     """attention() of few tokens on the matrix units: caches in halves or Q8."""
-    tile, (_, G, *_) = decode_tile(), sizes
+    tile, (_, G, *_) = tile_of(DECODE, inputs[4].itemsize, shape["BD"]), sizes
     launch_splits(
-        attend_split, G, keys_of(tile.elements, shape["BD"]), inputs, sizes, shape,
-        ROWS=max(ROWS, triton.next_power_of_2(shape["GROUP"])), num_warps=tile.num_warps, num_stages=tile.num_stages,
+        attend_split, G, tile.BN, inputs, sizes, shape, ROWS=max(LEAST, triton.next_power_of_2(shape["GROUP"])),
+        num_warps=tile.num_warps, num_stages=tile.num_stages,
     )  # fmt: skip

@@ -7,16 +7,17 @@ nothing but the sums over a head's elements until the rows are joined at the end
 
 from typing import Any, NamedTuple
 
+import torch
 import triton
 import triton.language as tl
 
 from rocforge.kernels import target
 from rocforge.kernels.attention_block import LOG2_E, NEVER, is_seen, load_pages, load_rows, rows_of, share_of
-from rocforge.kernels.attention_decode import keys_of, launch_splits
+from rocforge.kernels.attention_decode import launch_splits
 
 
 class LanesTile(NamedTuple):
-    """`elements` of keys a step of a program (BN rows of BD), and `heads` of a kv-head at the most."""
+    """Elements of a key that a lane holds at a time (twice as many of bytes), heads a program at the most."""
 
     elements: int
     heads: int
@@ -24,10 +25,10 @@ class LanesTile(NamedTuple):
 
 
 LANES: dict[str, LanesTile] = {
-    "nvidia": LanesTile(2048, 4, 4),
-    "cdna": LanesTile(4096, 4, 4),
-    "rdna": LanesTile(2048, 4, 4),
-    "interpreter": LanesTile(512, 4, 1),
+    "nvidia": LanesTile(8, 4, 4),
+    "cdna": LanesTile(8, 4, 4),
+    "rdna": LanesTile(8, 4, 4),
+    "interpreter": LanesTile(4096, 8, 1),
 }
 
 
@@ -100,9 +101,12 @@ def attend_lanes(
 
 def attend(inputs: tuple, sizes: tuple, shape: dict[str, Any]) -> None:
     """attention() of any cache and any number of tokens."""
-    tile, GROUP, (_, G, *_) = lanes_tile(), shape["GROUP"], sizes
+    tile, GROUP, k_values, (_, G, *_) = lanes_tile(), shape["GROUP"], inputs[4], sizes
     parts = triton.cdiv(GROUP, tile.heads)
+    elements = tile.elements * target.current().lanes * tile.num_warps * (2 if k_values.dtype == torch.int8 else 1)
+    # A row of a head for each warp at the least: no sum over a row then crosses warps.
+    BN = min(max(elements // shape["BD"], tile.num_warps), 4 * shape["PAGE"])
     launch_splits(
-        attend_lanes, G * parts, keys_of(tile.elements, shape["BD"]), inputs, sizes, shape,
+        attend_lanes, G * parts, BN, inputs, sizes, shape,
         HEADS=triton.cdiv(GROUP, parts), num_warps=tile.num_warps, num_stages=1,
     )  # fmt: skip

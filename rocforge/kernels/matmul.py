@@ -28,7 +28,7 @@ from rocforge.kernels.layout import UNIT, Matrix
 
 
 class GemvTile(NamedTuple):
-    """BN rows by BU units (or 64-column pieces of a float row) a step of a program."""
+    """BN rows by BU units a step of a program; of a float row 4 columns for each unit."""
 
     BN: int
     BU: int
@@ -36,7 +36,7 @@ class GemvTile(NamedTuple):
 
 
 class GemmTile(NamedTuple):
-    """BT tokens by BN rows a program, BU units (or 64-column pieces) a step."""
+    """BT tokens by BN rows a program, BU units a step; of a float row 32 columns."""
 
     BT: int
     BN: int
@@ -49,15 +49,15 @@ class GemmTile(NamedTuple):
 GEMV_TOKENS = 8
 
 GEMV: dict[str, GemvTile] = {
-    "nvidia": GemvTile(4, 32, 1),
+    "nvidia": GemvTile(2, 32, 1),
     "cdna": GemvTile(4, 64, 1),
     "rdna": GemvTile(4, 32, 1),
     "interpreter": GemvTile(8, 4, 1),
 }
 GEMM: dict[str, GemmTile] = {
-    "nvidia": GemmTile(128, 128, 1, 8, 3),
-    "cdna": GemmTile(128, 128, 1, 8, 2),
-    "rdna": GemmTile(128, 64, 1, 8, 2),
+    "nvidia": GemmTile(128, 256, 1, 8, 3),
+    "cdna": GemmTile(128, 128, 1, 8, 1),
+    "rdna": GemmTile(64, 64, 2, 8, 1),
     "interpreter": GemmTile(32, 32, 2, 1, 1),
 }
 # Without matrix units (gfx906, RDNA2) a tile of the product has to stay in the lanes' registers.
@@ -227,16 +227,23 @@ def gemv_floats(
     x, w, bias, residual, out, T, N, K, x_stride, residual_stride, out_stride,
     BT: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    rows, tokens = tl.program_id(0) * BN + tl.arange(0, BN), tl.arange(0, BT)
+    """Program i: rows i * BN .. of all T <= BT tokens; each lane's columns ascending, then the lanes in a tree."""
+    rows = tl.program_id(0) * BN + tl.arange(0, BN)
     row = tl.minimum(rows, N - 1).to(tl.int64)
-    acc = tl.zeros((BN, BT, BK), tl.float32)
+    accs = ()
+    for t in tl.static_range(BT):
+        accs += (tl.zeros((BN, BK), tl.float32),)
     for first in range(0, K, BK):
         k = first + tl.arange(0, BK)
         weights = tl.load(w + row[:, None] * K + k[None, :], mask=(k < K)[None, :], other=0).to(tl.float32)
-        a = tl.load(x + tokens[:, None] * x_stride + k[None, :], mask=(tokens < T)[:, None] & (k < K)[None, :], other=0)
-        acc += weights[:, None, :] * a[None]
-    y = tl.trans(tl.sum(acc, 2))
-    finish(y, bias, residual, out, tokens, rows, T, N, residual_stride, out_stride)
+        sums = ()
+        for t in tl.static_range(BT):
+            token = tl.minimum(t, T - 1)
+            sums += (accs[t] + weights * tl.load(x + token * x_stride + k, mask=k < K, other=0)[None, :],)
+        accs = sums
+    for t in tl.static_range(BT):
+        y = tl.sum(accs[t], 1)[None, :]
+        finish(y, bias, residual, out, t + tl.arange(0, 1), rows, T, N, residual_stride, out_stride)
 
 
 @triton.jit
@@ -333,10 +340,11 @@ def _floats(x: torch.Tensor, w: Matrix, bias, residual, out: torch.Tensor) -> No
     T, K = x.shape
     sizes = (T, w.rows, K, x.stride(0), *_strides(residual, out))
     if T <= GEMV_TOKENS:
-        tile = gemv_tile()
+        tile, BT = gemv_tile(), triton.next_power_of_2(T)
+        BN = max(1, tile.BN // BT)  # each token has sums of its own in every lane
         launch(
-            gemv_floats, (triton.cdiv(w.rows, tile.BN),), x, w.planes.quants, bias, residual, out, *sizes,
-            num_warps=tile.num_warps, BT=triton.next_power_of_2(T), BN=tile.BN, BK=8 * tile.BU,
+            gemv_floats, (triton.cdiv(w.rows, BN),), x, w.planes.quants, bias, residual, out, *sizes,
+            num_warps=tile.num_warps, BT=BT, BN=BN, BK=4 * tile.BU,
         )  # fmt: skip
     else:
         tile = gemm_tile()

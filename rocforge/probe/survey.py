@@ -143,15 +143,15 @@ def _why_torch_lacks(gpu: GPU, runtime: Runtime, environment: Mapping[str, str])
 
 
 def ask_compiler(gpu: GPU, runtime: Runtime) -> GPU:
-    """With Triton's instructions for it, or its refusal. A GPU that is passed over is asked about too, where its target is known."""
+    """With Triton's instructions for it, or its refusal; also of one that is passed over, where its target is known."""
     arch, lanes = gpu.arch or gpu.driver_arch, gpu.lanes
     if arch is None or lanes is None or runtime.triton is None:
         reason = runtime.triton_fault or "torch does not tell its target and its wave size: install a newer torch"
         return replace(gpu, passed_over=gpu.passed_over or reason)
     compiled = ask_triton(runtime.triton, "cuda" if gpu.vendor == NVIDIA else "hip", arch, lanes)
     if compiled.refusal is not None:
-        refusal = f"Triton {runtime.triton} does not compile for {arch} ({compiled.refusal}): see docs/AMD.md for one that does"
-        return replace(gpu, passed_over=gpu.passed_over or refusal)
+        refusal = f"Triton {runtime.triton} does not compile for {arch} ({compiled.refusal})"
+        return replace(gpu, passed_over=gpu.passed_over or f"{refusal}: see docs/AMD.md for one that does")
     reason = gpu.passed_over or _why_torch_is_not_made_for(gpu, runtime)
     return replace(gpu, matrix=compiled.matrix, dot=compiled.dot, passed_over=reason)
 

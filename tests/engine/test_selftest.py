@@ -34,7 +34,7 @@ def test_every_kernel_is_tested():
 def test_right_kernels_pass(op):
     """In the interpreter, which is slow: of the formats a few. Whatever is computed, twice the same."""
     make_room("triton")
-    words = {"linear": ("Q4_K", "Q8_0", "F16"), "embed": ("Q5_0", "Q6_K", "BF16")}
+    words = {"linear": ("Q4_K", "Q8_0", "F16"), "embed": ("Q5_0", "Q6_K", "BF16"), "sample": ("5 rows of 300",)}
     assert self_test("cpu", cases=cases_of(op, *words.get(op, ()))) is None
 
 
@@ -109,9 +109,9 @@ MISTAKES = {
     "gate for up": ("activation", "swiglu", "", {"gate_up": halves_swapped}),
     "no epsilon": ("norm", "rms_norm", "rows of 100", {"eps": lambda _: 1e-3}),
     "a row too far": ("gather", "gather", "", {"rows": lambda x: (x + 1) % 7}),
-    "no bias": ("matmul", "linear", "Q6_K", {"bias": lambda _: None}),
+    "no bias": ("matmul", "linear", "Q6_K, 3", {"bias": lambda _: None}),
     "no penalty": ("sample", "penalize", "", {"repetition": lambda x: x * 0 + 1}),
-    "the next candidate": ("sample", "sample", "", {"uniform": lambda x: x * 0.5}),
+    "the next candidate": ("sample", "sample", "5 rows of 300", {"uniform": lambda x: x * 0.5}),
 }
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from rocforge.gguf.formats import Q8Cache
 from rocforge.plan.ir import PAGE
 from tests import reference
 
@@ -64,3 +65,41 @@ def test_halves_are_rounded_to_nearest_even(room):
     room.rope_store(qkv, table, zero, zero, np.zeros((1, 1), np.int32), None, None, cache[0], cache[1], **heads)
     with np.errstate(over="ignore"):
         np.testing.assert_array_equal(cache[1, 0, 0, 0], values.astype(np.float16))
+
+
+@pytest.mark.parametrize("layout", ["interleaved", "half"])
+def test_cache_in_8_bits(room, layout):
+    """GGUF's Q8_0 of what the other cache holds: to half a step, and the bits that the formula gives."""
+    rng = np.random.default_rng(5)
+    T, H, G, D = 5, 2, 2, 64
+    qkv = rng.standard_normal((T, (H + 2 * G) * D)).astype(np.float32)
+    positions, sequences = np.array([0, 31, 32, 40, 3], np.int32), np.array([0, 0, 0, 1, 1], np.int32)
+    page_table = np.array([[3, 1], [2, 0]], np.int32)
+    table = reference.rope_table(positions, 1e4 ** (-np.arange(0, D, 2) / D), 1.0).astype(np.float32)
+    heads = {"heads": H, "kv_heads": G, "head_dim": D, "layout": layout, "eps": 1e-6}
+    plain = [np.zeros((4, G, PAGE, D), np.float32) for _ in range(2)]
+    room.rope_store(qkv.copy(), table, positions, sequences, page_table, None, None, *plain, **heads)
+    empty = lambda: Q8Cache(np.full((4, G, PAGE, D), -128, np.int8), np.full((4, G, PAGE, D // 32), 9, np.float16))
+    caches = [empty(), empty()]
+    room.rope_store(qkv.copy(), table, positions, sequences, page_table, None, None, *caches, **heads)
+    for cache, x in zip(caches, plain, strict=True):
+        stored = np.zeros((4, G, PAGE), bool)
+        stored[page_table[sequences, positions // PAGE], :, positions % PAGE] = True
+        blocks = x[stored].reshape(-1, 32)
+        values, scales, _ = reference.quantize(blocks)
+        np.testing.assert_array_equal(cache.values[stored].reshape(-1, 32), values)
+        np.testing.assert_array_equal(cache.scales[stored].reshape(-1), scales[:, 0].astype(np.float16))
+        assert (cache.values[~stored] == -128).all() and (cache.scales[~stored] == 9).all()
+
+
+def test_padding_is_not_stored(room):
+    """A token at position -1 fills a step up: the caches stay as they are."""
+    if room.name == "cpu":
+        pytest.skip("the CPU runs steps of any size: it pads nothing")
+    qkv, zero = np.ones((2, 3 * 32), np.float32), np.zeros(2, np.int32)
+    caches = [np.full((1, 1, PAGE, 32), 7, np.float16) for _ in range(2)]
+    heads = {"heads": 1, "kv_heads": 1, "head_dim": 32, "layout": "half", "eps": 0.0}
+    table = np.ones((2, 32), np.float32)
+    room.rope_store(qkv, table, np.array([2, -1], np.int32), zero, np.zeros((1, 1), np.int32), None, None, *caches, **heads)
+    for cache in caches:
+        assert (cache[0, 0, 2] != 7).any() and (np.delete(cache[0, 0], 2, 0) == 7).all()
