@@ -25,7 +25,7 @@ from rocforge.models import build_plan
 from rocforge.models.config import ModelConfig
 from rocforge.plan.allocate import Memory, allocate
 from rocforge.plan.fuse import fuse
-from rocforge.plan.ir import PAGE, Plan
+from rocforge.plan.ir import KV_FORMATS, PAGE, Plan
 from rocforge.plan.place import place
 from rocforge.probe import Device, choose
 from rocforge.probe.cpu import resident_bytes
@@ -34,7 +34,6 @@ log = logging.getLogger(__name__)
 
 BUILTIN = Path(__file__).parent / "assets" / "builtin.gguf"
 
-KV_FORMATS = ("f16", "f32", "q8_0")
 # What of a GPU's free memory is left to the driver, the kernels' code and their graphs.
 GPU_RESERVE_BYTES = 256 << 20
 # Tokens of KV cache where neither the caller nor the model asks for less.
@@ -104,12 +103,16 @@ def _fit(plan: Plan, device: Device, file: GGUFFile, sizes: dict[str, int]) -> M
     """The memory plan on a device. Raises CapacityError where it does not suffice."""
     if device.kind == "cpu":
         return allocate(plan, **sizes, weights_bytes=file.n_bytes, available_bytes=device.memory_bytes)
-    from rocforge.kernels.backend import weights_bytes
+    from rocforge.kernels.backend import scratch_bytes, weights_bytes
 
     return allocate(
-        plan, **sizes, weights_bytes=weights_bytes(plan.weights), available_bytes=device.memory_bytes - GPU_RESERVE_BYTES,
+        plan,
+        **sizes,
+        weights_bytes=weights_bytes(plan.weights),
+        scratch_bytes=scratch_bytes(plan.weights, sizes["tokens"]),
+        available_bytes=device.memory_bytes - GPU_RESERVE_BYTES,
         weights_are_mapped=False,
-    )  # fmt: skip
+    )
 
 
 def _open_backend(device: Device) -> tuple[Any, dict[str, Callable]]:

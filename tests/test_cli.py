@@ -33,7 +33,7 @@ class FakeLLM:
     load_error = None
     made = []
 
-    def __init__(self, path=None, *, device, context, threads, progress):
+    def __init__(self, path=None, *, device, context, threads, kv_format, progress):
         if self.load_error:
             raise self.load_error
         self.path, self.device, self.context = path, choose(device, threads), context

@@ -16,6 +16,7 @@ from rocforge.commands import verbose
 from rocforge.commands.progress import Progress
 from rocforge.engine.request import Sampling
 from rocforge.errors import RequestError
+from rocforge.plan.ir import KV_FORMATS
 from rocforge.probe import CHOICES, choose
 from rocforge.probe.cpu import peak_resident_bytes
 
@@ -52,6 +53,7 @@ def sampling_options(command: Callable) -> Callable:
 @click.option("--system", metavar="TEXT", help="A system message; implies --chat.")
 @sampling_options
 @click.option("-c", "--context", type=click.IntRange(min=1), help="Tokens that prompt and text may have.")
+@click.option("--kv", "kv_format", type=click.Choice(KV_FORMATS), default="f16", help="What the KV cache holds.")
 @click.option("-t", "--threads", type=click.IntRange(min=1), help="CPU threads; default: all that may be used.")
 @click.option("--device", type=click.Choice(CHOICES), default="auto", help="What to run on.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of the text.")
@@ -66,6 +68,7 @@ def generate(
     chat: bool | None,
     system: str | None,
     context: int | None,
+    kv_format: str,
     threads: int | None,
     device: str,
     as_json: bool,
@@ -102,7 +105,8 @@ def generate(
         say(str(choose(device, threads, functools.partial(verdict, progress=progress))))
         from rocforge.llm import LLM  # brings Numba: not before every fault that needs no model has been told
 
-        llm = stack.enter_context(LLM(model, device=device, context=context, threads=threads, progress=progress))
+        settings_of_model = {"device": device, "context": context, "threads": threads, "kv_format": kv_format}
+        llm = stack.enter_context(LLM(model, **settings_of_model, progress=progress))
         tokens = prompt_tokens(llm, text, chat, system, say)
         load_s = time.perf_counter() - start_s
         run = Run(tokens, load_s)

@@ -1,7 +1,6 @@
-"""Vectors whose lane r belongs to row r of 16: how blocks get there, and integer products. Knows no format.
+"""Vectors whose lane r belongs to row r of 16: how blocks get there. Knows no format.
 
-Portable LLVM, in the forms that become single instructions where a machine has them (multiply-add
-of pairs, permutation of bytes).
+Portable LLVM, in the forms that become single instructions where a machine has them (permutation of bytes).
 """
 
 from llvmlite import ir
@@ -21,7 +20,6 @@ from rocforge.cpu.isa import (
     pointer,
     shuffle,
     spread,
-    tier,
 )
 
 ROWS = 16
@@ -95,6 +93,7 @@ def _half(shift):
 
 half_low, half_high = _half(0), _half(16)
 as_bytes = instruction(i8x64, (i32x16,), lambda b, x: b.bitcast(x, i8x64.llvm))
+as_words = instruction(i32x16, (i8x64,), lambda b, x: b.bitcast(x, i32x16.llvm))
 to_f32 = instruction(f32x16, (i32x16,), lambda b, x: b.sitofp(x, f32x16.llvm))
 
 
@@ -115,53 +114,3 @@ def lookup(values):
         return b.bitcast(shuffle(b, *halves, range(64)), i32x16.llvm)
 
     return instruction(i32x16, (i32x16,), emit)
-
-
-# ---- integer products
-
-
-def _madd(b, x, y):
-    wide = ir.VectorType(I32, 32)
-    products = b.mul(b.sext(x, wide), b.sext(y, wide))
-    return b.add(shuffle(b, products, products, range(0, 32, 2)), shuffle(b, products, products, range(1, 32, 2)))
-
-
-def _dot16(b, values, x, sum_x):
-    dot = _dot16_vnni if tier() == "avx512vnni" else _dot16_generic
-    return dot(b, values, x, sum_x)
-
-
-def _dot16_generic(b, values, x, sum_x):
-    """Bytes as int16, those at odd places and those at even ones apart: neighbours stay in their lane.
-
-    The values stay in the upper half of an int16, 256 times too large, until the sum is made (it is
-    below 2^31 then): this saves a shift, and LLVM sees that no product fits into 16 bits.
-    """
-    eight, upper = constant(32, "i16", [8] * 32), constant(32, "i16", [-256] * 32)
-    total = constant(ROWS, "i32", [0] * ROWS)
-    for i in range(4):
-        w = b.load(pointer(b, b.add(values, I64(64 * i)), i16x32.llvm), align=1)
-        word = b.load(pointer(b, b.add(x, I64(4 * i)), I32), align=1)
-        xs = b.bitcast(spread(b, word, ROWS), i16x32.llvm)
-        total = b.add(total, _madd(b, b.shl(w, eight), b.ashr(b.shl(xs, eight), eight)))
-        total = b.add(total, _madd(b, b.and_(w, upper), b.ashr(xs, eight)))
-    return b.ashr(total, constant(ROWS, "i32", [8] * ROWS))
-
-
-def _dot16_vnni(b, values, x, sum_x):
-    """vpdpbusd multiplies unsigned by signed bytes: values plus 128, and 128 times the sum of x taken off."""
-    sixteen = i32x16.llvm
-    total = spread(b, b.trunc(b.mul(sum_x, I64(-128)), I32), ROWS)
-    for i in range(4):
-        w = b.load(pointer(b, b.add(values, I64(64 * i)), i8x64.llvm), align=1)
-        word = b.load(pointer(b, b.add(x, I64(4 * i)), I32), align=1)
-        operands = [total, b.xor(w, constant(64, "i8", [-128] * 64)), b.bitcast(spread(b, word, ROWS), i8x64.llvm)]
-        total = call(b, "llvm.x86.avx512.vpdpbusd.512", sixteen, [sixteen, i8x64.llvm, i8x64.llvm], operands)
-    return total
-
-
-# (x, y) -> x[2r] * y[2r] + x[2r+1] * y[2r+1] of signed 16-bit integers
-madd = instruction(i32x16, (i16x32, i16x32), _madd)
-# (values, x, sum_x): addresses of int8 [4][16 rows][4] and of 16 int8, and the sum of the latter
-# -> the sum of value * x over 16 columns, for each row
-dot16 = instruction(i32x16, (types.intp, types.intp, types.int64), _dot16)

@@ -1,22 +1,23 @@
-"""out = x W^T + bias + residual, from the weights' own blocks. Expands 256 columns of 16 rows at a time.
+"""out = x W^T + bias + residual, from the weights' own blocks: what is computed, and by which kernel.
 
 Block formats. With a strip's parts as decode.py names them and the activations' scale[j], for the
 32 columns j of a row
 
-    I_j = sum over the two halves of  scale * (sum of value * x)      int32, exact
+    I_j = sum over the two halves of  scale * (sum of value * x)      int32, exact, below 2^24
     M_j = sum over the two halves of  min * (sum of x)                int32, exact
     c_j = d * I_j                     rounded to float32; formats with minimums then fma(m, M_j, c_j)
-    acc = fma(scale[j], c_j, acc)     from j = 0 up, beginning with 0
+    p[j % 8] = fma(scale[j], c_j, p[j % 8])     from j = 0 up, the eight partial sums beginning with 0
 
-Float formats: partial sums p[l] = fma(w[k], x[k], p[l]) over k = l, l + 16, l + 32, ..., then halves
-folded onto each other. Either way out = (acc + bias) + residual, and an element's bits depend on its
-row and its token alone: not on T, the number of threads or the vector length of the machine.
+Float formats: partial sums p[l] = fma(w[k], x[k], p[l]) over k = l, l + 16, l + 32, ... . Then halves
+of the partial sums are folded onto each other until one is left, acc. Either way out = (acc + bias) +
+residual, and an element's bits depend on its row and its token alone: not on T, the number of threads
+or the vector length of the machine. Eight partial sums are what suits both kernels of blocks: rows.py
+has a lane for each of them, tiles.py a vector.
 """
 
 import numpy as np
 
-from rocforge.cpu import decode
-from rocforge.cpu.decode import D, HALF, M, MINS, RAW_BYTES, SCALES, STRIP_BYTES, VALUES
+from rocforge.cpu.epilogue import finish
 from rocforge.cpu.isa import (
     fma,
     load,
@@ -25,148 +26,22 @@ from rocforge.cpu.isa import (
     load_f16,
     load_f32,
     load_half,
-    load_i16,
-    prefetch,
-    splat,
     stack,
     store,
     store_f32,
     sum_f32,
     zero,
 )
-from rocforge.cpu.lanes import ROWS, dot16, madd, spread_pair, to_f32
 from rocforge.cpu.layout import Matrix
+from rocforge.cpu.rows import FEW, ROWS
 from rocforge.cpu.threads import inline, kernel, launch, share, words
-from rocforge.gguf.formats import (
-    BF16,
-    F16,
-    F32,
-    IQ4_NL,
-    IQ4_XS,
-    Q2_K,
-    Q3_K,
-    Q4_0,
-    Q4_1,
-    Q4_K,
-    Q5_0,
-    Q5_1,
-    Q5_K,
-    Q6_K,
-    Q8,
-    Q8_0,
-)
+from rocforge.cpu.tiles import TILES, TOKENS
+from rocforge.gguf.formats import BF16, F16, F32, Q8
 
-load_pairs, load_words = load(32, "i16"), load(16, "i32")
-load_lanes, store_lanes, spread = load(16, "f32"), store(16, "f32"), splat(16, "f32")
+load_lanes, store_lanes = load(16, "f32"), store(16, "f32")
 load_lanes_f16, load_lanes_bf16 = load_f16(16), load_bf16(16)
 fused, fold, zero_lanes = fma(16), sum_f32(16), zero(16, "f32")
-
-# Tokens that pass by a tile of weights before the next tile is unpacked: enough to make unpacking
-# cheap, few enough that their activations stay in a second-level cache.
-TOKENS = 64
-TILE = 256  # columns, at most, of a tile of blocks; its rows are the lanes of a vector
-
-_tile, _raw = stack(TILE // 32 * STRIP_BYTES), stack(RAW_BYTES)
-_sums, _corner, _head = stack(4 * ROWS * TOKENS), stack(4 * 8), stack(4 * 16)
-
-
-@inline
-def finish(value, bias, residual, out, t, n, residual_stride, out_stride):
-    """out[t, n] = value + bias[n] + residual[t, n]; an address of 0 stands for what there is not."""
-    if bias != 0:
-        value += load_f32(bias + 4 * n)
-    if residual != 0:
-        value += load_f32(residual + residual_stride * t + 4 * n)
-    store_f32(out + out_stride * t + 4 * n, value)
-
-
-# ---- block formats
-
-
-@inline
-def add_strip(acc, strip, x, i, n_scales, has_mins):
-    """fma(scale, c, acc): a strip of 16 rows times the 32 activations from the i-th on."""
-    values, scales, sums = x
-    low = dot16(strip + VALUES, values + i, load_i16(sums + i // 8))
-    high = dot16(strip + VALUES + 256, values + i + 16, load_i16(sums + i // 8 + 2))
-    if n_scales == 2:
-        total = low * load_words(strip + SCALES) + high * load_words(strip + SCALES + HALF)
-    elif n_scales == 1:
-        total = (low + high) * load_words(strip + SCALES)
-    else:
-        total = low + high
-    c = load_lanes(strip + D) * to_f32(total)
-    if has_mins:
-        minimum = madd(load_pairs(strip + MINS), spread_pair(sums + i // 8))
-        c = fused(load_lanes(strip + M), to_f32(minimum), c)
-    return fused(spread(load_f32(scales + i // 8)), c, acc)
-
-
-@inline
-def add_tile(acc, tile, strips, x, i, K, count, n_scales, has_mins):
-    """acc[t] += the tile times the activations of token t, whose first is the (i + K * t)-th."""
-    fours = count // 4 * 4
-    for t in range(0, fours, 4):
-        at = acc + 64 * t
-        a0, a1, a2, a3 = load_lanes(at), load_lanes(at + 64), load_lanes(at + 128), load_lanes(at + 192)
-        for j in range(strips):
-            strip, first = tile + j * STRIP_BYTES, i + K * t + 32 * j
-            a0 = add_strip(a0, strip, x, first, n_scales, has_mins)
-            a1 = add_strip(a1, strip, x, first + K, n_scales, has_mins)
-            a2 = add_strip(a2, strip, x, first + 2 * K, n_scales, has_mins)
-            a3 = add_strip(a3, strip, x, first + 3 * K, n_scales, has_mins)
-        store_lanes(at, a0)
-        store_lanes(at + 64, a1)
-        store_lanes(at + 128, a2)
-        store_lanes(at + 192, a3)
-    for t in range(fours, count):
-        a0 = load_lanes(acc + 64 * t)
-        for j in range(strips):
-            a0 = add_strip(a0, tile + j * STRIP_BYTES, x, i + K * t + 32 * j, n_scales, has_mins)
-        store_lanes(acc + 64 * t, a0)
-
-
-@inline
-def fetch_ahead(w, top, k, rows, row_bytes, tile_bytes, K):
-    """Ask for the tile after next: 16 rows are more streams than a processor follows by itself."""
-    k += 2 * TILE
-    if k >= K:
-        k, top = k - K, top + rows
-    at = w + top * row_bytes + k // TILE * tile_bytes
-    for r in range(rows):
-        for i in range(0, tile_bytes, 64):
-            prefetch(at + row_bytes * r + i)
-
-
-@inline
-def blocks(args, tid, team, unpack, layout):
-    w, values, scales, sums, bias, residual, out, T, N, K, residual_stride, out_stride = words(args, 12)
-    block, block_bytes, n_scales, has_mins = layout
-    row_bytes = K // block * block_bytes
-    # A matrix with fewer rows than a tile goes row by row, each filling all lanes.
-    rows, stride = (ROWS, row_bytes) if N >= ROWS else (1, 0)
-    tile, raw, acc = _tile(), _raw(), _sums()
-    tiles = (N + rows - 1) // rows
-    start, stop = share((T + TOKENS - 1) // TOKENS * tiles, tid, team)
-    for item in range(start, stop):
-        t0, n0 = item // tiles * TOKENS, item % tiles * rows
-        count = min(TOKENS, T - t0)
-        # The last tile begins early enough to be whole; its rows before n0 are not stored.
-        top = min(n0, N - rows)
-        for t in range(count):
-            store_lanes(acc + 64 * t, zero_lanes())
-        for k in range(0, K, TILE):
-            columns = min(TILE, K - k)
-            fetch_ahead(w, top, k, rows, row_bytes, TILE // block * block_bytes, K)
-            for j in range(0, columns, block):
-                at = w + top * row_bytes + (k + j) // block * block_bytes
-                unpack(at, stride, tile + j // 32 * STRIP_BYTES, raw)
-            x = values, scales, sums
-            add_tile(acc, tile, columns // 32, x, K * t0 + k, K, count, n_scales, has_mins)
-        for t in range(count):
-            for n in range(n0, min(n0 + rows, N)):
-                value = load_f32(acc + 64 * t + 4 * (n - top))
-                finish(value, bias, residual, out, t0 + t, n, residual_stride, out_stride)
+_corner, _head = stack(4 * 8), stack(4 * 16)
 
 
 # ---- float formats
@@ -237,22 +112,10 @@ def floats(args, tid, team, load_16, load_one, size):
                     finish(value, bias, residual, out, t + i, n, residual_stride, out_stride)
 
 
-LINEAR = {
+FLOATS = {
     F32: kernel(lambda args, tid, team: floats(args, tid, team, load_lanes, load_f32, 4)),
     F16: kernel(lambda args, tid, team: floats(args, tid, team, load_lanes_f16, load_half, 2)),
     BF16: kernel(lambda args, tid, team: floats(args, tid, team, load_lanes_bf16, load_bhalf, 2)),
-    Q4_0: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_q4_0, decode.Q4_0)),
-    Q4_1: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_q4_1, decode.Q4_1)),
-    Q5_0: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_q5_0, decode.Q5_0)),
-    Q5_1: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_q5_1, decode.Q5_1)),
-    Q8_0: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_q8_0, decode.Q8_0)),
-    Q2_K: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_q2_k, decode.Q2_K)),
-    Q3_K: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_q3_k, decode.Q3_K)),
-    Q4_K: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_q4_k, decode.Q4_K)),
-    Q5_K: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_q5_k, decode.Q5_K)),
-    Q6_K: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_q6_k, decode.Q6_K)),
-    IQ4_NL: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_iq4_nl, decode.IQ4_NL)),
-    IQ4_XS: kernel(lambda args, tid, team: blocks(args, tid, team, decode.unpack_iq4_xs, decode.IQ4_XS)),
 }
 
 
@@ -280,11 +143,12 @@ def linear(
     assert is_float or all(part.flags.c_contiguous for part in x)
     inputs, x_stride = ((x,), (x.strides[0],)) if is_float else (x, ())
     residual_stride = 0 if residual is None else residual.strides[0]
+    kernels = FLOATS if is_float else ROWS if T <= FEW else TILES
     start = 0
     for w in weights:
         rows = slice(start, start + w.rows)
         bias_rows = None if bias is None else bias[rows]
         residual_rows = None if residual is None else residual[:, rows]
         sizes = T, w.rows, K, *x_stride, residual_stride, out.strides[0]
-        launch(LINEAR[w.format], w.data, *inputs, bias_rows, residual_rows, out[:, rows], *sizes)
+        launch(kernels[w.format], w.data, *inputs, bias_rows, residual_rows, out[:, rows], *sizes)
         start += w.rows

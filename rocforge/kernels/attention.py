@@ -59,6 +59,16 @@ PREFILL: Tiles[PrefillTile] = {
 }
 
 
+@triton.jit
+def fold_in(scores, factor, v, m, l, acc):
+    """(m, l, acc) with the scores of a block's keys folded in, [ROWS, BN], and their values v [BN, BD]."""
+    largest = tl.maximum(m, tl.max(scores, 1) * factor)
+    weights = tl.exp2(scores * factor[:, None] - largest[:, None])
+    shrink = tl.exp2(m - largest)
+    l = l * shrink + tl.sum(weights, 1)
+    return largest, l, tl.dot(weights.to(tl.float16), v, acc * shrink[:, None])
+
+
 @triton.jit(do_not_specialize=["T", "P"])
 def attend_tile(
     qkv, positions, sequences, page_table, k_values, k_scales, v_values, v_scales, out, T, P, G, qkv_stride, scale,
@@ -91,26 +101,26 @@ def attend_tile(
         m = tl.full((ROWS,), NEVER, tl.float32)
         l = tl.zeros((ROWS,), tl.float32)
         acc = tl.zeros((ROWS, BD), tl.float32)
-        begin = 0
+        # Blocks that every query of the run sees whole need no mask: without a window, all but the last few.
+        masked = (first + 1) // BN * BN
         if WINDOW > 0:
-            begin = tl.maximum(first - WINDOW + 1, 0) // BN * BN
-        pages = load_pages(table, begin, last, BN, PAGE)
-        for k0 in range(begin, last + 1, BN):
+            masked = tl.maximum(first - WINDOW + 1, 0) // BN * BN
+        else:
+            pages = load_pages(table, 0, last, BN, PAGE)
+            for k0 in range(0, masked, BN):
+                rows = rows_of(pages, g, G, k0, last, BN, PAGE)
+                k = load_rows(k_values, k_scales, rows, D, BD, 0, tl.float16)
+                v = load_rows(v_values, v_scales, rows, D, BD, 1, tl.float16)
+                pages = load_pages(table, k0 + BN, last, BN, PAGE)
+                m, l, acc = fold_in(tl.dot(q, k), factor, v, m, l, acc)
+        pages = load_pages(table, masked, last, BN, PAGE)
+        for k0 in range(masked, last + 1, BN):
             rows = rows_of(pages, g, G, k0, last, BN, PAGE)
             k = load_rows(k_values, k_scales, rows, D, BD, 0, tl.float16)
             v = load_rows(v_values, v_scales, rows, D, BD, 1, tl.float16)
             pages = load_pages(table, k0 + BN, last, BN, PAGE)
-            scores = tl.dot(q, k)
-            # Blocks that every query of the run sees whole need no mask: all but the last few.
-            if k0 + BN > first + 1 or WINDOW > 0:
-                seen = is_seen((k0 + tl.arange(0, BN))[None, :], position[:, None], WINDOW)
-                scores = tl.where(seen, scores, float("-inf"))
-            largest = tl.maximum(m, tl.max(scores, 1) * factor)
-            weights = tl.exp2(scores * factor[:, None] - largest[:, None])
-            shrink = tl.exp2(m - largest)
-            l = l * shrink + tl.sum(weights, 1)
-            acc = tl.dot(weights.to(tl.float16), v, acc * shrink[:, None])
-            m = largest
+            seen = is_seen((k0 + tl.arange(0, BN))[None, :], position[:, None], WINDOW)
+            m, l, acc = fold_in(tl.where(seen, tl.dot(q, k), float("-inf")), factor, v, m, l, acc)
         acc /= tl.where(l == 0, 1, l)[:, None]
         # From the run's first row on: what does not change from run to run would be kept in registers.
         to = out + at.to(tl.int64) * (G * GROUP * D) + ((t - at)[:, None] * (G * GROUP * D) + head[:, None] * D + d[None, :])

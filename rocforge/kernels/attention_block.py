@@ -98,10 +98,11 @@ def load_rows(values, scales, rows, D: tl.constexpr, BD: tl.constexpr, AXIS: tl.
 @triton.jit
 def is_seen(keys, positions, WINDOW: tl.constexpr):
     """Whether a key is among positions p - WINDOW + 1 .. p of a query's p; 0 .. p if WINDOW is 0."""
-    seen = keys <= positions
     if WINDOW > 0:
-        seen = seen & (keys > positions - WINDOW)
-    return seen
+        # One comparison for both ends: what is ahead of the query is far behind it without a sign.
+        return (positions - keys).to(tl.uint32, bitcast=True) < WINDOW
+    else:
+        return keys <= positions
 
 
 @triton.jit

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8_SUM_BLOCK, Format, Q8Cache
-from rocforge.kernels import launch, layout
+from rocforge.kernels import gemm, launch, layout
 from rocforge.kernels.activation import swiglu
 from rocforge.kernels.attention import attention
 from rocforge.kernels.embed import embed
@@ -44,6 +44,15 @@ def weights_bytes(weights: Iterable[Any]) -> int:
     return sum(layout.n_bytes(w.format, *w.shape) if len(w.shape) == 2 else 4 * w.shape[0] for w in weights)
 
 
+def scratch_bytes(weights: Iterable[Any], tokens: int) -> int:
+    """Device memory that a step of `tokens` tokens takes beside the plan's values.
+
+    A matrix that only a few rows of x are multiplied by (the output's) is not expanded; it is counted along.
+    """
+    matrices = [tuple(w.shape) for w in weights if len(w.shape) == 2 and not w.format.is_float]
+    return gemm.scratch_bytes(tokens, matrices)
+
+
 class Backend:
     """One GPU: its memory, and its current stream. `device` is torch's name or number for it."""
 
@@ -51,7 +60,7 @@ class Backend:
         self._device = torch.device(device)
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
-        self._uploader = Uploader(self._device)
+        self._uploader, self._pool = Uploader(self._device), launch.Pool()
         self._pending: list[tuple[layout.Matrix, int, np.ndarray, Format]] = []
         self._mirror: torch.Tensor | None = None
         self._copied = torch.cuda.Event() if self._device.type == "cuda" else None
@@ -150,7 +159,7 @@ class Backend:
     @contextlib.contextmanager
     def record(self) -> Iterator[launch.Program]:
         """Within it, launches are recorded into the program it gives."""
-        with launch.record() as program:
+        with launch.record(self._pool) as program:
             yield program
 
     def run(self, program: launch.Program) -> None:
@@ -176,7 +185,7 @@ class Backend:
 
     def close(self) -> None:
         """Let go of the device's memory, once the runner has let go of its own."""
-        self._mirror = self._arena = None
+        self._mirror = self._arena = self._pool = None
         self._pending.clear()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()

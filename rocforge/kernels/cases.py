@@ -9,12 +9,12 @@ from typing import NamedTuple
 import torch
 
 from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8_SUM_BLOCK, SUPPORTED, Format, Q8Cache
-from rocforge.kernels import launch, layout
+from rocforge.kernels import gemm, gemv, launch, layout
 from rocforge.kernels.activation import swiglu
 from rocforge.kernels.attention import attention
 from rocforge.kernels.embed import embed
 from rocforge.kernels.gather import gather
-from rocforge.kernels.matmul import GEMV_TOKENS, linear
+from rocforge.kernels.matmul import linear
 from rocforge.kernels.norm import rms_norm
 from rocforge.kernels.quantize import quantize
 from rocforge.kernels.rope import rope_store, rope_table
@@ -103,8 +103,8 @@ def _calls(every: bool) -> Iterator[tuple[str, str, Callable[[], None]]]:
 
 def _linear(format: Format, every: bool) -> Iterator[tuple[str, str, Callable[[], None]]]:
     N, K = 4096, 4096
-    few = [t for t in (1, 2, 4, 8) if t <= GEMV_TOKENS]
-    for T in (*(few if every else (few[0], few[-1])), PREFILL_TOKENS):
+    few = [t for t in (1, 2, 4, 8) if t <= gemv.TOKENS]
+    for T in (*(few if every else (few[0], few[-1])), gemm.EXPAND_TOKENS - 1, PREFILL_TOKENS):
         x = _meta(T, K) if format.is_float else _q8(T, K)
         for residual in (_meta(T, N), None) if every else (_meta(T, N),):
             w = layout.empty(format, N, K, "meta")

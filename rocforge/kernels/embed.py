@@ -10,7 +10,7 @@ from rocforge.kernels.launch import launch
 from rocforge.kernels.layout import UNIT, Matrix
 
 # Units of a row that one program decodes, and its warps.
-BU, WARPS = 16, 2
+BU, WARPS = 64, 1
 BLOCK = 1024  # columns of a float row
 
 

@@ -8,6 +8,7 @@ import contextlib
 import contextvars
 import functools
 import logging
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -63,11 +64,32 @@ class Kernel:
 _compiled: set[tuple] = set()
 
 
+class Pool:
+    """Device memory that launches need between them, and that nothing outlives a step in: one buffer a tag.
+
+    Programs over one pool run one after the other, on one stream.
+    """
+
+    def __init__(self):
+        self._buffers: dict[str, torch.Tensor] = {}
+
+    def take(self, tag: str, n_bytes: int, device: torch.device) -> torch.Tensor:
+        held = self._buffers.get(tag)
+        if held is None or len(held) < n_bytes or held.device != device:
+            held = self._buffers[tag] = torch.empty(n_bytes, dtype=torch.uint8, device=device)
+        return held[:n_bytes]
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(len(buffer) for buffer in self._buffers.values())
+
+
 class Program:
     """Launches recorded once, to be run as often as wanted over the same buffers."""
 
-    def __init__(self):
+    def __init__(self, pool: Pool | None = None):
         self.launches: list[Launch] = []
+        self.pool = pool or Pool()
         self._graph = None
         self._runs = 0
 
@@ -125,10 +147,22 @@ def _interprets() -> bool:
     return triton.knobs.runtime.interpret
 
 
+def scratch(tag: str, shape: tuple[int, ...], dtype: torch.dtype, like: torch.Tensor) -> torch.Tensor:
+    """An array of any content on `like`'s device, for what one launch hands to the next.
+
+    While recording, all that ask under one tag get the same memory: it holds until the next launcher asks.
+    """
+    n_bytes = math.prod(shape) * dtype.itemsize
+    program = _recording.get()
+    if program is None:
+        return torch.empty(shape, dtype=dtype, device=like.device)
+    return program.pool.take(tag, n_bytes, like.device).view(dtype).view(shape)
+
+
 @contextlib.contextmanager
-def record() -> Iterator[Program]:
+def record(pool: Pool | None = None) -> Iterator[Program]:
     """Within it, launches are appended to the Program that it gives instead of being run."""
-    program = Program()
+    program = Program(pool)
     token = _recording.set(program)
     try:
         yield program

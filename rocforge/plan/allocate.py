@@ -16,8 +16,9 @@ class Memory:
     """What a run needs, in bytes, and where each value starts in the arena.
 
     `sizes` gives the symbols of ir.py their largest values; the first `inputs_bytes` of the arena are
-    the plan's inputs, which the host writes; `runtime_bytes` is what the process held before the
-    model was opened (Python, Numba and their code), 0 where the model's memory is a GPU's own.
+    the plan's inputs, which the host writes; `scratch_bytes` is what kernels take beside their operands;
+    `runtime_bytes` is what the process held before the model was opened (Python, Numba and their
+    code), 0 where the model's memory is a GPU's own.
     """
 
     sizes: Mapping[str, int]
@@ -27,10 +28,11 @@ class Memory:
     weights_bytes: int
     kv_bytes: int
     runtime_bytes: int = 0
+    scratch_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
-        return self.arena_bytes + self.weights_bytes + self.kv_bytes + self.runtime_bytes
+        return self.arena_bytes + self.weights_bytes + self.kv_bytes + self.scratch_bytes + self.runtime_bytes
 
 
 def allocate(
@@ -42,6 +44,7 @@ def allocate(
     context: int,
     weights_bytes: int,
     runtime_bytes: int = 0,
+    scratch_bytes: int = 0,
     available_bytes: int | None = None,
     weights_are_mapped: bool = True,
 ) -> Memory:
@@ -57,17 +60,18 @@ def allocate(
     offsets, arena_bytes = pack(plan, sizes)
     kv_bytes = sum(state.n_bytes(sizes) for state in plan.states)
     resident_bytes = 0 if weights_are_mapped else weights_bytes
-    if available_bytes is not None and resident_bytes + kv_bytes + arena_bytes > available_bytes:
+    buffers_bytes = arena_bytes + scratch_bytes
+    if available_bytes is not None and resident_bytes + kv_bytes + buffers_bytes > available_bytes:
         weights = f"{_mib(weights_bytes)} of weights, " if resident_bytes else ""
-        if resident_bytes + arena_bytes < available_bytes:
+        if resident_bytes + buffers_bytes < available_bytes:
             remedy = "lower the context (--context)"
         else:
             remedy = "take a smaller model or format, or another device (--device)"
         raise CapacityError(
-            f"a context of {context} tokens needs {weights}{_mib(kv_bytes)} of KV cache and {_mib(arena_bytes)} of buffers, "
+            f"a context of {context} tokens needs {weights}{_mib(kv_bytes)} of KV cache and {_mib(buffers_bytes)} of buffers, "
             f"{_mib(available_bytes)} are free; {remedy}"
         )
-    return Memory(sizes, offsets, inputs_bytes(plan, sizes), arena_bytes, weights_bytes, kv_bytes, runtime_bytes)
+    return Memory(sizes, offsets, inputs_bytes(plan, sizes), arena_bytes, weights_bytes, kv_bytes, runtime_bytes, scratch_bytes)
 
 
 def inputs_bytes(plan: Plan, sizes: Mapping[str, int]) -> int:

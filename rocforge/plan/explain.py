@@ -60,6 +60,7 @@ def memory(memory: Memory) -> dict[str, int]:
         "weights_bytes": memory.weights_bytes,
         "kv_bytes": memory.kv_bytes,
         "arena_bytes": memory.arena_bytes,
+        "scratch_bytes": memory.scratch_bytes,
         "runtime_bytes": memory.runtime_bytes,
         "total_bytes": memory.total_bytes,
     }

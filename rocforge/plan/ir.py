@@ -18,6 +18,8 @@ Shape = tuple["int | str", ...]
 
 ELEMENT_BYTES = {"f32": 4, "f16": 2, "i32": 4}
 
+# What a KV cache may hold.
+KV_FORMATS = ("f16", "f32", "q8_0")
 # Tokens of a KV page. Attention walks pages, so it is also the unit of its inner loop.
 PAGE = 32
 # The position of a token that only fills a step up to a recorded size: nothing is stored for it, and

@@ -1,11 +1,11 @@
 """The machine code for every AMD target, compiled here without a GPU and read: what must never be in it, and what must."""
 
-import functools
 import json
 import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -19,10 +19,7 @@ from rocforge.kernels.target import AMD  # noqa: E402
 
 # CDNA3, RDNA3, RDNA4: in CI, the widest kernels. All others, and all kernels: -m full_matrix.
 USUAL = ("gfx942", "gfx1100", "gfx1201")
-TARGETS = [
-    *USUAL,
-    *(pytest.param(arch, marks=pytest.mark.full_matrix) for arch in AMD if arch not in USUAL),
-]
+TARGETS = [*USUAL, *(pytest.param(arch, marks=pytest.mark.full_matrix) for arch in AMD)]
 
 
 def refused(arch):
@@ -41,21 +38,30 @@ def run(command):
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
-@functools.cache
-def rows(arch, every):
-    if every and (why := refused(arch)):
-        pytest.skip(why)
-    command = [sys.executable, "-m", "rocforge.kernels.inspect", "--target", arch, "--json"]
-    ran = run(command if every else [*command, "--widest"])
-    assert ran.returncode == 0, ran.stderr[-2000:]
-    return json.loads(ran.stdout)
+@pytest.fixture(scope="session")
+def tables(request):
+    """target -> future of the rows of `kernels.inspect`; two targets are compiled at a time."""
+    every = request.config.option.markexpr == "full_matrix"
+
+    def rows(arch):
+        if every and (why := refused(arch)):
+            return why
+        command = [sys.executable, "-m", "rocforge.kernels.inspect", "--target", arch, "--json"]
+        ran = run(command if every else [*command, "--widest"])
+        return json.loads(ran.stdout) if ran.returncode == 0 else RuntimeError(ran.stderr[-2000:])
+
+    with ThreadPoolExecutor(2) as pool:
+        yield {arch: pool.submit(rows, arch) for arch in (AMD if every else USUAL)}
 
 
 @pytest.fixture(params=TARGETS)
-def table(request):
-    """(target, rows of `kernels.inspect`)."""
-    every = request.config.option.markexpr == "full_matrix"
-    return AMD[request.param], rows(request.param, every)
+def table(request, tables):
+    """(target, its rows)."""
+    rows = tables[request.param].result()
+    if isinstance(rows, str):
+        pytest.skip(rows)
+    assert isinstance(rows, list), rows
+    return AMD[request.param], rows
 
 
 def wrong(found, *fields):

@@ -13,6 +13,8 @@ H11 = 2.0**-11  # of a float16
 NOWHERE = 1 << 28  # the page of what no sequence has reached: reading there would fault
 
 KINDS = pytest.mark.parametrize("kind", ["f32", "f16", "q8"])
+# How often a kind's keys or values, or what they are multiplied by, are rounded to float16.
+ROUNDED = {"f32": 0, "f16": 1, "q8": 2}
 
 
 def in_pages(x, page_table, n_pages, kind):
@@ -74,23 +76,28 @@ def run(room, arrays, attributes):
 
 # Float32 throughout, and what the caches hold is exact in it. A score is a sum of D products of size one
 # over sqrt(D): off by some ulps of its size, below 8; its exponential by that much relatively, and each
-# page rescales once. Weights sum to one over values below 5: 64 half-ulps of 5 leave a factor of three to
+# page rescales once. Weights sum to one over values below 5: 16 half-ulps of 5 leave a factor of four to
 # what is seen.
-FLOAT_BOUND = 64 * 5 * U
+FLOAT_BOUND = 16 * 5 * U
 
 
-def half_bound(arrays, attributes, kind):
-    """float64 [T, H * D]: the most that products of float16 with sums in float32 may be off.
+def bound(room, arrays, attributes, kind):
+    """float64 [T, H * D]: the most that an element of out may be off.
 
-    A query's element is rounded once (H11), and so is that of a Q8 key: score j is off by d[j], H11 (twice
-    that) of the sum of absolute products, whose sums lose 2 U a term where matrix units truncate. With
-    weights w and w (1 + d) normalised, out is off by the sum of w[j] d[j] |v[j] - out|, to first order; 4 % on top
-    for the second (d is below 0.03 here). Weights are then rounded to float16, and Q8 values are: H11 each of
-    w |v|, or 2^-25 where the weight is below float16's normal range; in float32, sums of n terms lose 2 U each.
+    Caches of halves and Q8 on a GPU, whose products are of float16: a query's element is rounded once (H11), and so
+    is that of a Q8 key, so score j is off by d[j], H11 (twice that) of the sum of absolute products. Normalised
+    weights w and w e^d differ so that out is off by the sum of w[j] d[j] |v[j] - out|, and by 5 % of it where d is
+    below 0.03. The weights are then rounded to float16, and Q8 values are: H11 each of w |v|, or 2^-25 where
+    the weight is below float16's normal range. Sums of n terms lose 2 U each where matrix units truncate.
     """
+    if room.name == "cpu" or kind == "f32":
+        return FLOAT_BOUND
+    return FLOAT_BOUND + of_products(arrays, attributes, ROUNDED[kind])
+
+
+def of_products(arrays, attributes, rounded):
     qkv, positions, sequences, page_table, k, v = arrays
     k, v, window, D = floats(k), floats(v), attributes["window"], attributes["head_dim"]
-    rounded = 2 if kind == "q8" else 1
     out = np.empty((len(qkv), attributes["heads"], D))
     for t, p in enumerate(positions):
         seen = np.arange(max(0, p - window + 1) if window else 0, p + 1)
@@ -99,20 +106,19 @@ def half_bound(arrays, attributes, kind):
             at = pages, h // (attributes["heads"] // attributes["kv_heads"]), seen % PAGE
             q = qkv[t, h * D : (h + 1) * D].astype(np.float64)
             score, values = attributes["scale"] * (k[at] @ q), v[at]
-            off = attributes["scale"] * (np.abs(k[at]) @ np.abs(q)) * (rounded * H11 + 2 * U * D)
+            d = attributes["scale"] * (np.abs(k[at]) @ np.abs(q)) * (rounded * H11 + 2 * U * D)
+            assert d.max() < 0.03
             w = np.exp(score - score.max()) / np.exp(score - score.max()).sum()
-            sizes = w @ np.abs(values)
-            out[t, h] = 1.04 * (w * off) @ np.abs(values - w @ values) + sizes * (rounded * H11 + 2 * U * len(seen))
-            out[t, h] += 2.0**-25 * np.abs(values).sum(0)
+            sizes = np.abs(values)
+            out[t, h] = 1.05 * (w * d) @ np.abs(values - w @ values) + w @ sizes * (rounded * H11 + 2 * U * len(seen))
+            out[t, h] += 2.0**-25 * sizes.sum(0) * bool(rounded)
     return out.reshape(len(qkv), -1)
 
 
 def check(room, arrays, attributes, kind):
     error = np.abs(run(room, arrays, attributes) - expected(arrays, attributes))
-    bound = FLOAT_BOUND
-    if kind != "f32" and room.name != "cpu":
-        bound = FLOAT_BOUND + half_bound(arrays, attributes, kind)
-    assert (error <= bound).all(), (error / bound).max()
+    ratio = error / bound(room, arrays, attributes, kind)
+    assert (ratio <= 1).all(), ratio.max()
 
 
 CASES = [
@@ -162,6 +168,18 @@ def test_without_matrix_units(H, G, D, lengths, new, window, kind):
     assert error.max() <= FLOAT_BOUND
 
 
+@pytest.mark.parametrize("kind", ["f16", "q8"])
+@pytest.mark.parametrize(("D", "lengths", "new", "spare"), [(64, [300], 1, 40), (256, [40], 1, 0), (128, [70, 3, 20], 33, 0)])
+@pytest.mark.parametrize("arch", ["gfx942", "gfx1100", "gfx1201"])
+def test_as_other_targets_tile_it(arch, D, lengths, new, spare, kind):
+    """In the interpreter: blocks of 16 to 128 keys, more splits than are joined in a step."""
+    room = make_room("triton")
+    from rocforge.kernels.target import AMD, use
+
+    with use(AMD[arch]):
+        check(room, step(3, 1, D, lengths, new, kind, spare=spare), attrs(3, 1, D), kind)
+
+
 @KINDS
 @pytest.mark.parametrize("window", [0, 40])
 def test_room_for_more_pages_changes_nothing_but_the_order(room, kind, window):
@@ -170,6 +188,10 @@ def test_room_for_more_pages_changes_nothing_but_the_order(room, kind, window):
         check(room, step(4, 2, 32, [130, 33, 7], 1, kind, spare=spare), attrs(4, 2, 32, window), kind)
 
 
+NUMPY_WARNS = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")  # of no numbers, in the interpreter
+
+
+@NUMPY_WARNS
 @KINDS
 @pytest.mark.parametrize(("lengths", "new"), [([40, 70], 1), ([40, 70], 9)])
 def test_padding_has_no_effect(room, lengths, new, kind):
@@ -182,10 +204,10 @@ def test_padding_has_no_effect(room, lengths, new, kind):
     attributes = attrs(4, 2, 32)
     out = run(room, (qkv, positions, sequences, *cache), attributes)
     real = (qkv[:-more], positions[:-more], sequences[:-more], *cache)
-    bound = FLOAT_BOUND if room.name == "cpu" or kind == "f32" else FLOAT_BOUND + half_bound(real, attributes, kind)
-    assert (np.abs(out[:-more] - expected(real, attributes)) <= bound).all()
+    assert (np.abs(out[:-more] - expected(real, attributes)) <= bound(room, real, attributes, kind)).all()
 
 
+@NUMPY_WARNS
 @KINDS
 def test_sequences_do_not_touch_each_other(room, kind):
     """Whatever is in one's cache, even in the same tile of tokens: no number, or infinity."""
@@ -223,6 +245,7 @@ def test_queries_of_nothing_but_zeros(room, kind):
     check(room, (0 * qkv, *rest), attrs(2, 1, 32), kind)
 
 
+@NUMPY_WARNS
 @KINDS
 def test_what_is_no_number_is_not_hidden(room, kind):
     qkv, *rest = step(1, 1, 32, [40], 8, kind)
@@ -238,8 +261,8 @@ def test_parity_with_numba(room, kind, new, window):
         pytest.skip("it is Numba")
     arrays, attributes = step(6, 2, 64, [77, 12], new, kind), attrs(6, 2, 64, window)
     error = np.abs(run(room, arrays, attributes) - run(make_room("cpu"), arrays, attributes))
-    bound = 2 * FLOAT_BOUND + (0 if kind == "f32" else half_bound(arrays, attributes, kind))
-    assert (error <= bound).all(), (error / bound).max()
+    ratio = error / (FLOAT_BOUND + bound(room, arrays, attributes, kind))  # each is off by its own
+    assert (ratio <= 1).all(), ratio.max()
 
 
 # ---- bits, on the CPU
@@ -312,9 +335,10 @@ def test_real_sizes_and_races(H, G, D, lengths, new, window, spare, kind):
     for one in out:
         attention(*held, one, **attributes)
     assert (out == out[0]).all()
-    # The oracle is slow: some tokens, the last among them. Sums in float32 of more keys than above lose more.
+    # The oracle is slow: some tokens, the last among them.
     some = np.unique(np.r_[np.arange(0, len(arrays[0]), 61), len(arrays[0]) - 1])
     arrays = tuple(a[some] for a in arrays[:3]) + arrays[3:]
     error = np.abs(out[0].cpu().numpy()[some] - expected(arrays, attributes))
-    bound = FLOAT_BOUND + (0 if kind == "f32" else half_bound(arrays, attributes, kind))
-    assert (error <= bound).all(), (error / bound).max()
+    # Float32's own error grows with the number of keys, here beyond what FLOAT_BOUND was seen to hold for.
+    ratio = error / (FLOAT_BOUND + of_products(arrays, attributes, ROUNDED[kind]))
+    assert (ratio <= 1).all(), ratio.max()

@@ -124,9 +124,9 @@ def nearest_float32(x: Fraction) -> Fraction:
 
 @pytest.mark.parametrize("format", BLOCK_FORMATS, ids=str)
 def test_sum_is_the_documented_one(format):
-    """Bit by bit: c = d * I, fma(m, M, c) where there is an m, acc = fma(scale, c, acc); in fractions."""
+    """Bit by bit: c = d * I, fma(m, M, c) where there is an m, eight sums fma(scale, c, sum); in fractions."""
     rng = np.random.default_rng(7)
-    K, rows = 512, 3
+    K, rows = 768, 3
     data, x = random_blocks(format, rows, K, rng), random_q8(1, K, rng)
     halves, integers = [], []
     for which, at in enumerate(HALVES[format.name]):
@@ -139,13 +139,16 @@ def test_sum_is_the_documented_one(format):
         integers.append(products.reshape(rows, K // 32, 32).sum(axis=2))
     out = multiply(x, data, format)
     for n in range(rows):
-        acc = Fraction(0)
+        sums = [Fraction(0)] * 8
         for j in range(K // 32):
             c = Fraction(0)
             for half, integer in zip(halves, integers, strict=True):
                 c = nearest_float32(Fraction(half[n, 32 * j // format.block]) * int(integer[n, j]) + c)
-            acc = nearest_float32(Fraction(float(x.scales[0, j])) * c + acc)
-        assert out[0, n] == float(acc)
+            sums[j % 8] = nearest_float32(Fraction(float(x.scales[0, j])) * c + sums[j % 8])
+        while len(sums) > 1:
+            half = len(sums) // 2
+            sums = [nearest_float32(a + b) for a, b in zip(sums[:half], sums[half:], strict=True)]
+        assert out[0, n] == float(sums[0])
 
 
 @pytest.mark.parametrize("format", SUPPORTED, ids=str)

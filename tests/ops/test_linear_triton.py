@@ -7,9 +7,10 @@ from rocforge.gguf.formats import BF16, F16, F32, Q4_K, Q6_K, Q8_0, SUPPORTED
 from tests.ops.blocks import BLOCK_FORMATS, activations, extreme_blocks, magnitudes, q8_of, random_blocks, random_q8, weights
 from tests.ops.rooms import make_room
 
+GEMV_TOKENS, EXPAND_TOKENS = 8, 64  # kernels.gemv.TOKENS, kernels.gemm.EXPAND_TOKENS: where another kernel takes over
+
 U = 2.0**-24  # half a unit in the last place of a float32 near 1
 H = 2.0**-11  # of a float16
-GEMV_TOKENS = 8
 
 
 @pytest.fixture(scope="module", params=["triton", pytest.param("gpu", marks=pytest.mark.gpu)])
@@ -58,7 +59,7 @@ def check(room, x, data, format):
     assert (error <= bound(room, x, data, format)).all(), (error / bound(room, x, data, format)).max()
 
 
-@pytest.mark.parametrize("T", [1, 2, 7, 33])
+@pytest.mark.parametrize("T", [1, 2, 7, 33, EXPAND_TOKENS + 3])
 @pytest.mark.parametrize("format", SUPPORTED, ids=str)
 def test_against_float64(room, format, T):
     rng = np.random.default_rng(T)

@@ -1,0 +1,291 @@
+"""256 columns of a row to vectors: one function a format, all that the row kernel knows of its bits.
+
+The same blocks as in decode.py, whose lanes are rows, with columns in the lanes. A group is eight
+strips of 32 columns; whatever the format,
+
+    weight[k] = factor[k // 32] * scale[k // 16] * (value[k] - offset) + m * min[k // 16]
+
+with bytes 0 <= value <= 255, small integers `scale` and `min`, and float32 `factor`, `m`. Each
+function takes the address of a group and gives
+
+    values   four vectors of 64 bytes, in the order of columns
+    factor   f32x8, a lane for each strip
+    scales   i32x16, a lane for each 16 columns; formats with one scale a strip have it in `factor`
+    m, mins  float32, and i16x16: a lane for each 16 columns
+
+zeros standing for what the format lacks. `offset` and what it lacks are told in rows.py's table.
+"""
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+
+from rocforge.cpu.isa import (
+    ELEMENT,
+    F16,
+    I32,
+    I64,
+    Vec,
+    constant,
+    f32x16,
+    i32x16,
+    instruction,
+    load,
+    load_half,
+    load_i16,
+    load_i32,
+    load_i64,
+    pointer,
+    shuffle,
+    splat,
+    spread,
+    zero,
+)
+from rocforge.cpu.lanes import as_bytes, as_words, i8x64, lookup
+from rocforge.cpu.threads import inline
+
+f32x8, i8x16, i16x16 = Vec(8, "f32"), Vec(16, "i8"), Vec(16, "i16")
+I8X8, I8X16 = (ir.VectorType(ELEMENT["i8"], n) for n in (8, 16))
+f32 = np.float32
+
+load64, load16 = load(64, "i8"), load(16, "i8")
+no_scales, no_mins, splat8 = zero(16, "i32"), zero(16, "i16"), splat(8, "f32")
+
+# decode.py's levels plus 128
+level = lookup((1, 24, 45, 63, 79, 93, 106, 118, -127, -115, -103, -90, -75, -59, -39, -15))
+
+
+# ---- bytes to values
+
+
+def _at(b, address, n):
+    return b.load(pointer(b, address, ir.VectorType(ELEMENT["i8"], n)), align=1)
+
+
+def _field(b, x, shifts, mask):
+    """(byte >> shift) & mask, with a shift for each 4 bytes, all of one sign; negative ones go to the left.
+
+    What comes in from a neighbouring byte is masked away.
+    """
+    right = min(shifts) >= 0
+    amounts = constant(16, "i32", [abs(s) for s in shifts])
+    shifted = (b.lshr if right else b.shl)(b.bitcast(x, i32x16.llvm), amounts)
+    return b.and_(b.bitcast(shifted, i8x64.llvm), constant(64, "i8", [mask] * 64))
+
+
+def fields(low, high, mask):
+    """-> intrinsic(address of 32 bytes) -> (byte >> low) & mask of each, then (byte >> high) & mask of each."""
+
+    def emit(b, a):
+        x = _at(b, a, 32)
+        return _field(b, shuffle(b, x, x, [*range(32), *range(32)]), [low] * 8 + [high] * 8, mask)
+
+    return instruction(i8x64, (types.intp,), emit)
+
+
+def _nibbles(b, first, second):
+    x, y = _at(b, first, 16), _at(b, second, 16)
+    both = shuffle(b, x, y, [*range(16), *range(16), *range(16, 32), *range(16, 32)])
+    return _field(b, both, ([0] * 4 + [4] * 4) * 2, 15)
+
+
+def _fifths(b, first, second):
+    bits = [b.zext(b.load(pointer(b, a, I32), align=1), I64) for a in (first, second)]
+    both = b.or_(bits[0], b.shl(bits[1], I64(32)))
+    lanes = b.bitcast(both, ir.VectorType(ir.IntType(1), 64))
+    return b.select(lanes, constant(64, "i8", [16] * 64), constant(64, "i8", [0] * 64))
+
+
+# (address, address): 16 bytes' low nibbles and then their high ones, of either
+nibbles = instruction(i8x64, (types.intp, types.intp), _nibbles)
+# (address, address): bit k of two words of 32 bits, times 16, in byte k
+fifths = instruction(i8x64, (types.intp, types.intp), _fifths)
+# (address, address): 32 bytes of either
+halves_at = instruction(
+    i8x64, (types.intp, types.intp), lambda b, x, y: shuffle(b, _at(b, x, 32), _at(b, y, 32), range(64))
+)
+nibbles32, pairs0, pairs4 = fields(0, 4, 15), fields(0, 2, 3), fields(4, 6, 3)
+# Bits j and j + 1, j = 0, 2, 4, 6, as bit 2 and as bit 4; pairs as bits 4 and 5.
+third0, third2, third4, third6 = (fields(j - 2, j - 1, 4) for j in (0, 2, 4, 6))
+fifth0, fifth2, fifth4, fifth6 = (fields(j - 4, j - 3, 16) for j in (0, 2, 4, 6))
+upper0, upper4 = fields(-4, -2, 48), fields(0, 2, 48)
+
+
+# ---- scales
+
+
+def column(stride):
+    """-> intrinsic(address) -> the 8 halves that are `stride` bytes apart, as float32."""
+
+    def emit(b, a):
+        out = ir.Constant(ir.VectorType(F16, 8), ir.Undefined)
+        for i in range(8):
+            out = b.insert_element(out, b.load(pointer(b, b.add(a, I64(stride * i)), F16), align=1), I32(i))
+        return b.fpext(out, f32x8.llvm)
+
+    return instruction(f32x8, (types.intp,), emit)
+
+
+def _six_bits(b, low, high):
+    """Nibble j of `low` and pair j of `high` above it, less 32, for j = 0 .. 7, as float32."""
+    lanes = lambda x, step, mask: b.and_(
+        b.lshr(spread(b, b.trunc(x, I32), 8), constant(8, "i32", range(0, 8 * step, step))), constant(8, "i32", [mask] * 8)
+    )
+    six = b.or_(lanes(low, 4, 15), b.shl(lanes(high, 2, 3), constant(8, "i32", [4] * 8)))
+    return b.sitofp(b.sub(six, constant(8, "i32", [32] * 8)), f32x8.llvm)
+
+
+def _bytes16(b, low, high):
+    words = ir.Constant(ir.VectorType(I64, 2), ir.Undefined)
+    for i, word in enumerate((low, high)):
+        words = b.insert_element(words, word, I32(i))
+    return b.bitcast(words, I8X16)
+
+
+six_bits = instruction(f32x8, (types.int64, types.int64), _six_bits)
+bytes16 = instruction(i8x16, (types.int64, types.int64), _bytes16)
+# the 8 bytes of a word as float32
+bytes_f32 = instruction(f32x8, (types.int64,), lambda b, x: b.uitofp(b.zext(b.bitcast(x, I8X8), ir.VectorType(I32, 8)), f32x8.llvm))
+# the 8 bytes of a word, each twice
+bytes_twice = instruction(
+    i16x16, (types.int64,),
+    lambda b, x: b.zext(shuffle(b, b.bitcast(x, I8X8), b.bitcast(x, I8X8), [i // 2 for i in range(16)]), i16x16.llvm),
+)  # fmt: skip
+unsigned = instruction(i32x16, (i8x16,), lambda b, x: b.zext(x, i32x16.llvm))
+signed = instruction(i32x16, (i8x16,), lambda b, x: b.sext(x, i32x16.llvm))
+unsigned_16 = instruction(i16x16, (i8x16,), lambda b, x: b.zext(x, i16x16.llvm))
+
+
+# ---- blocks of 32: eight to a group
+
+
+@inline
+def q4_0(w):
+    values = nibbles(w + 2, w + 20), nibbles(w + 38, w + 56), nibbles(w + 74, w + 92), nibbles(w + 110, w + 128)
+    return values, column18(w), no_scales(), splat8(f32(0)), no_mins()
+
+
+@inline
+def q4_1(w):
+    values = nibbles(w + 4, w + 24), nibbles(w + 44, w + 64), nibbles(w + 84, w + 104), nibbles(w + 124, w + 144)
+    return values, column20(w), no_scales(), column20(w + 2), ones()
+
+
+@inline
+def q5_0(w):
+    values = (
+        nibbles(w + 6, w + 28) | fifths(w + 2, w + 24),
+        nibbles(w + 50, w + 72) | fifths(w + 46, w + 68),
+        nibbles(w + 94, w + 116) | fifths(w + 90, w + 112),
+        nibbles(w + 138, w + 160) | fifths(w + 134, w + 156),
+    )
+    return values, column22(w), no_scales(), splat8(f32(0)), no_mins()
+
+
+@inline
+def q5_1(w):
+    values = (
+        nibbles(w + 8, w + 32) | fifths(w + 4, w + 28),
+        nibbles(w + 56, w + 80) | fifths(w + 52, w + 76),
+        nibbles(w + 104, w + 128) | fifths(w + 100, w + 124),
+        nibbles(w + 152, w + 176) | fifths(w + 148, w + 172),
+    )
+    return values, column24(w), no_scales(), column24(w + 2), ones()
+
+
+@inline
+def q8_0(w):
+    values = (
+        halves_at(w + 2, w + 36) ^ 128, halves_at(w + 70, w + 104) ^ 128,
+        halves_at(w + 138, w + 172) ^ 128, halves_at(w + 206, w + 240) ^ 128,
+    )  # fmt: skip
+    return values, column34(w), no_scales(), splat8(f32(0)), no_mins()
+
+
+@inline
+def levels(q):
+    return as_bytes(level(as_words(q)))
+
+
+@inline
+def iq4_nl(w):
+    (a, b, c, d), factor, scales, m, mins = q4_0(w)
+    return (levels(a), levels(b), levels(c), levels(d)), factor, scales, m, mins
+
+
+# ---- blocks of 256
+
+
+@inline
+def k4_header(w):
+    """(factor, m, mins) of Q4_K's and Q5_K's first 16 bytes: as put_k4_header in decode.py."""
+    scales, mins, high = load_i32(w + 4), load_i32(w + 8), load_i32(w + 12)
+    scales = (scales & 0x3F3F3F3F) | ((high & 0x0F0F0F0F) | ((scales >> 2) & 0x30303030)) << 32
+    mins = (mins & 0x3F3F3F3F) | (((high >> 4) & 0x0F0F0F0F) | ((mins >> 2) & 0x30303030)) << 32
+    return bytes_f32(scales) * load_half(w), splat8(-load_half(w + 2)), bytes_twice(mins)
+
+
+@inline
+def q4_k(w):
+    factor, m, mins = k4_header(w)
+    values = nibbles32(w + 16), nibbles32(w + 48), nibbles32(w + 80), nibbles32(w + 112)
+    return values, factor, no_scales(), m, mins
+
+
+@inline
+def q5_k(w):
+    factor, m, mins = k4_header(w)
+    values = (
+        nibbles32(w + 48) | fifth0(w + 16),
+        nibbles32(w + 80) | fifth2(w + 16),
+        nibbles32(w + 112) | fifth4(w + 16),
+        nibbles32(w + 144) | fifth6(w + 16),
+    )
+    return values, factor, no_scales(), m, mins
+
+
+@inline
+def q2_k(w):
+    values = pairs0(w + 16), pairs4(w + 16), pairs0(w + 48), pairs4(w + 48)
+    scales = load16(w)
+    return values, splat8(load_half(w + 80)), unsigned(scales & 15), splat8(-load_half(w + 82)), unsigned_16(scales >> 4)
+
+
+@inline
+def q3_k(w):
+    values = (
+        pairs0(w + 32) | third0(w), pairs4(w + 32) | third2(w),
+        pairs0(w + 64) | third4(w), pairs4(w + 64) | third6(w),
+    )  # fmt: skip
+    low, high = load_i64(w + 96), load_i32(w + 104)
+    # Pair i of each byte of `high` belongs to scales 4i .. 4i + 3.
+    first = (high & 0x03030303) << 4 | ((high >> 2) & 0x03030303) << 36
+    second = ((high >> 4) & 0x03030303) << 4 | ((high >> 6) & 0x03030303) << 36
+    nibble = 0x0F0F0F0F0F0F0F0F
+    scales = unsigned(bytes16((low & nibble) | first, ((low >> 4) & nibble) | second)) - 32
+    return values, splat8(load_half(w + 108)), scales, splat8(f32(0)), no_mins()
+
+
+@inline
+def q6_k(w):
+    a, b = load64(w), load64(w + 64)
+    values = (
+        (a & 15) | upper0(w + 128), nibble_high(a) | upper4(w + 128),
+        (b & 15) | upper0(w + 160), nibble_high(b) | upper4(w + 160),
+    )  # fmt: skip
+    return values, splat8(load_half(w + 208)), signed(load16(w + 192)), splat8(f32(0)), no_mins()
+
+
+@inline
+def iq4_xs(w):
+    factor = six_bits(load_i32(w + 4), load_i16(w + 2)) * load_half(w)
+    values = (
+        levels(nibbles(w + 8, w + 24)), levels(nibbles(w + 40, w + 56)),
+        levels(nibbles(w + 72, w + 88)), levels(nibbles(w + 104, w + 120)),
+    )  # fmt: skip
+    return values, factor, no_scales(), splat8(f32(0)), no_mins()
+
+
+column18, column20, column22, column24, column34 = (column(n) for n in (18, 20, 22, 24, 34))
+nibble_high = instruction(i8x64, (i8x64,), lambda b, x: _field(b, x, [4] * 16, 15))
+ones = instruction(i16x16, (), lambda b: constant(16, "i16", [1] * 16))

@@ -1,0 +1,182 @@
+"""out = x W^T for a few tokens: two rows at a time, read once for all of them. As matmul.py says, bit for bit.
+
+A step of few tokens is bound by reading the weights. So rows are taken as they lie in memory, without
+the transposition that a tile of 16 rows needs, and unpacked in registers only. Of the 16 lanes, the
+first eight are the strips of 256 columns of one row, the others those of the next: the eight partial
+sums that matmul.py tells of.
+"""
+
+from llvmlite import ir
+from numba import types
+
+from rocforge.cpu import decode, groups
+from rocforge.cpu.dots import dot4, dot4_small, i16x32, madd, sums16, sums32
+from rocforge.cpu.epilogue import finish
+from rocforge.cpu.groups import f32x8, i16x16
+from rocforge.cpu.isa import (
+    ELEMENT,
+    call,
+    f32x16,
+    fma,
+    i32x16,
+    instruction,
+    load,
+    pointer,
+    prefetch,
+    shuffle,
+    stack,
+    store,
+    sum_f32,
+    zero,
+)
+from rocforge.cpu.lanes import to_f32
+from rocforge.cpu.threads import inline, kernel, share, words
+from rocforge.gguf.formats import IQ4_NL, IQ4_XS, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0
+
+# Tokens of a step, at the most, for which reading rows beats unpacking tiles.
+FEW = 4
+GROUP = 256
+# How far ahead of their use weights are asked for, in columns: enough to cover the memory's latency.
+AHEAD = 8 * GROUP
+
+load_lanes, store_lanes, zero_lanes, fused = load(16, "f32"), store(16, "f32"), zero(16, "f32"), fma(16)
+_acc, _rows = stack(64 * FEW), stack(2 * 512)
+_values, _scales, _sums = stack(GROUP * FEW), stack(32 * FEW), stack(32 * FEW)
+
+
+def _twice(vector, half):
+    """-> intrinsic(address) -> the half vector there, in both halves of a vector."""
+
+    def emit(b, a):
+        x = b.load(pointer(b, a, half.llvm), align=1)
+        return shuffle(b, x, x, [*range(half.n), *range(half.n)])
+
+    return instruction(vector, (types.intp,), emit)
+
+
+def _joined(vector, half):
+    return instruction(vector, (half, half), lambda b, x, y: shuffle(b, x, y, range(2 * half.n)))
+
+
+load_scales, load_pairs = _twice(f32x16, f32x8), _twice(i16x32, i16x16)
+joined, joined_pairs = _joined(f32x16, f32x8), _joined(i16x32, i16x16)
+load_sums = instruction(
+    i32x16, (types.intp,), lambda b, a: b.sext(b.load(pointer(b, a, i16x16.llvm), align=1), i32x16.llvm)
+)
+fold8 = sum_f32(8)
+_half = lambda first: instruction(f32x8, (f32x16,), lambda b, x: shuffle(b, x, x, range(first, first + 8)))
+lower, upper = _half(0), _half(8)
+copy = instruction(
+    None, (types.intp,) * 3,
+    lambda b, to, a, n: call(
+        b, "memcpy", ir.PointerType(ELEMENT["i8"]), [ir.PointerType(ELEMENT["i8"])] * 2 + [n.type],
+        [pointer(b, to, ELEMENT["i8"]), pointer(b, a, ELEMENT["i8"]), n],
+    ),
+)  # fmt: skip
+
+
+@inline
+def clear(address, n_bytes):
+    for i in range(0, n_bytes, 64):
+        store_lanes(address + i, zero_lanes())
+
+
+@inline
+def halves(values, x, dot):
+    """The sum of value * x over each 16 columns."""
+    v0, v1, v2, v3 = values
+    return sums16(dot(v0, x), dot(v1, x + 64), dot(v2, x + 128), dot(v3, x + 192))
+
+
+@inline
+def add_group(acc, row, next_row, values, scales, sums, dot, offset, n_scales, has_mins):
+    """fma(scale, c, acc) of eight strips of two rows; the activations' parts by their addresses."""
+    row_values, factor, row_scales, m, mins = row
+    next_values, next_factor, next_scales, next_m, next_mins = next_row
+    low, high = halves(row_values, values, dot), halves(next_values, values, dot)
+    if offset != 0:
+        taken_off = load_sums(sums) * offset
+        low, high = low - taken_off, high - taken_off
+    if n_scales == 2:
+        low, high = low * row_scales, high * next_scales
+    c = joined(factor, next_factor) * to_f32(sums32(low, high))
+    if has_mins:
+        minimum = madd(joined_pairs(mins, next_mins), load_pairs(sums))
+        c = fused(joined(m, next_m), to_f32(minimum), c)
+    return fused(load_scales(scales), c, acc)
+
+
+@inline
+def rows(args, tid, team, unpack, dot, layout, offset):
+    w, values, scales, sums, bias, residual, out, T, N, K, residual_stride, out_stride = words(args, 12)
+    block, block_bytes, n_scales, has_mins = layout
+    row_bytes, group_bytes = K // block * block_bytes, GROUP // block * block_bytes
+    acc, tail_rows = _acc(), _rows()
+    ahead_rows, ahead_columns = AHEAD // K * 2, AHEAD % K
+    whole = K // GROUP * GROUP
+    tail_bytes = (K - whole) // block * block_bytes
+    tail_values, tail_scales, tail_sums = _values(), _scales(), _sums()
+    if whole < K:
+        # A last group that is not whole gets zeros behind it.
+        clear(tail_values, GROUP * T)
+        clear(tail_scales, 32 * T)
+        clear(tail_sums, 32 * T)
+        clear(tail_rows, 1024)
+        for t in range(T):
+            at = K * t + whole
+            copy(tail_values + GROUP * t, values + at, K - whole)
+            copy(tail_scales + 32 * t, scales + at // 8, (K - whole) // 8)
+            copy(tail_sums + 32 * t, sums + at // 8, (K - whole) // 8)
+    start, stop = share((N + 1) // 2, tid, team)
+    for pair in range(start, stop):
+        n = 2 * pair
+        row = w + row_bytes * n
+        next_row = w + row_bytes * min(n + 1, N - 1)
+        for t in range(T):
+            store_lanes(acc + 64 * t, zero_lanes())
+        for k in range(0, K, GROUP):
+            at = k // block * block_bytes
+            a, b = row + at, next_row + at
+            x, x_scales, x_sums, stride = values + k, scales + k // 8, sums + k // 8, K
+            if k == whole:
+                copy(tail_rows, a, tail_bytes)
+                copy(tail_rows + 512, b, tail_bytes)
+                a, b = tail_rows, tail_rows + 512
+                x, x_scales, x_sums, stride = tail_values, tail_scales, tail_sums, GROUP
+            fetched = row + ahead_rows * row_bytes
+            if k + ahead_columns < K:
+                fetched += (k + ahead_columns) // block * block_bytes
+            else:
+                fetched += 2 * row_bytes + (k + ahead_columns - K) // block * block_bytes
+            for i in range(0, group_bytes, 64):
+                prefetch(fetched + i)
+                prefetch(fetched + row_bytes + i)
+            first, second = unpack(a), unpack(b)
+            for t in range(T):
+                to, i = acc + 64 * t, stride * t
+                part = add_group(
+                    load_lanes(to), first, second, x + i, x_scales + i // 8, x_sums + i // 8, dot, offset, n_scales, has_mins
+                )
+                store_lanes(to, part)
+        for t in range(T):
+            sums8 = load_lanes(acc + 64 * t)
+            finish(fold8(lower(sums8)), bias, residual, out, t, n, residual_stride, out_stride)
+            if n + 1 < N:
+                finish(fold8(upper(sums8)), bias, residual, out, t, n + 1, residual_stride, out_stride)
+
+
+# What is taken off each value follows the layout; values of all 8 bits need the dot product that takes them.
+ROWS = {
+    Q4_0: kernel(lambda args, tid, team: rows(args, tid, team, groups.q4_0, dot4_small, decode.Q4_0, 8)),
+    Q4_1: kernel(lambda args, tid, team: rows(args, tid, team, groups.q4_1, dot4_small, decode.Q4_1, 0)),
+    Q5_0: kernel(lambda args, tid, team: rows(args, tid, team, groups.q5_0, dot4_small, decode.Q5_0, 16)),
+    Q5_1: kernel(lambda args, tid, team: rows(args, tid, team, groups.q5_1, dot4_small, decode.Q5_1, 0)),
+    Q8_0: kernel(lambda args, tid, team: rows(args, tid, team, groups.q8_0, dot4, decode.Q8_0, 128)),
+    Q2_K: kernel(lambda args, tid, team: rows(args, tid, team, groups.q2_k, dot4_small, decode.Q2_K, 0)),
+    Q3_K: kernel(lambda args, tid, team: rows(args, tid, team, groups.q3_k, dot4_small, decode.Q3_K, 4)),
+    Q4_K: kernel(lambda args, tid, team: rows(args, tid, team, groups.q4_k, dot4_small, decode.Q4_K, 0)),
+    Q5_K: kernel(lambda args, tid, team: rows(args, tid, team, groups.q5_k, dot4_small, decode.Q5_K, 0)),
+    Q6_K: kernel(lambda args, tid, team: rows(args, tid, team, groups.q6_k, dot4_small, decode.Q6_K, 32)),
+    IQ4_NL: kernel(lambda args, tid, team: rows(args, tid, team, groups.iq4_nl, dot4, decode.IQ4_NL, 128)),
+    IQ4_XS: kernel(lambda args, tid, team: rows(args, tid, team, groups.iq4_xs, dot4, decode.IQ4_XS, 128)),
+}
