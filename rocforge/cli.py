@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 COMMANDS = {
     "generate": "Continue a text, or answer a question.",
     "explain": "Print what will run where, and what it costs.",
+    "bench": "Time a model: tokens a second of prompts and of text.",
     "probe": "Print the devices that are here, and which one would be used.",
 }
 

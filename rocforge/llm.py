@@ -288,6 +288,11 @@ class LLM:
         return self.stream(prompt, sampling) if stream else self.generate(prompt, sampling)
 
     @property
+    def runner(self) -> Runner:
+        """What runs the model's steps, for whoever measures them. It must not be used while the LLM answers."""
+        return self._runner
+
+    @property
     def has_chat_template(self) -> bool:
         return bool(self._file.metadata.get(TEMPLATE_KEY))
 

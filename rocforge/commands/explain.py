@@ -1,7 +1,6 @@
 """`rocforge explain`: the plan as a table. Computes nothing itself: rocforge.plan.explain does."""
 
 import json
-import sys
 
 import click
 
@@ -33,14 +32,10 @@ def explain(model: str | None, context: int | None, tokens: int, device: str, as
 
 
 def _print(rows: list[dict], memory: dict[str, int]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from rocforge.commands.tables import render
 
-    table = Table(box=None, header_style="bold")
-    for title in ("layer", "op", "weights", "format", "shape", "bytes", "FLOPs", "device"):
-        table.add_column(title, justify="right" if title in ("layer", "bytes", "FLOPs") else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(
+    cells = [
+        (
             "" if row["layer"] is None else str(row["layer"]),
             row["op"],
             " ".join(row["weights"]),
@@ -50,8 +45,9 @@ def _print(rows: list[dict], memory: dict[str, int]) -> None:
             f"{row['flops']:,}",
             row["device"],
         )
-    # Into a pipe goes the whole of each line; rich would take it to be 80 wide.
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200)
-    console.print(table)
+        for row in rows
+    ]
+    columns = ("layer", "op", "weights", "format", "shape", "bytes", "FLOPs", "device")
+    click.echo(render(columns, cells, right=("layer", "bytes", "FLOPs")))
     for key, value in ((k, v) for k, v in memory.items() if v):
-        console.print(f"{key.removesuffix('_bytes'):>10} {value:>16,} bytes", highlight=False)
+        click.echo(f"{key.removesuffix('_bytes'):>10} {value:>16,} bytes")

@@ -37,7 +37,7 @@ class Progress:
             self._show(stage, done, total)
         elif stage not in self._shown:
             self._shown[stage] = None
-            click.echo(f"{STAGES[stage]} ...", err=True)
+            click.echo(f"{STAGES.get(stage, stage)} ...", err=True)
 
     def _show(self, stage: str, done: int, total: int) -> None:
         if self._bar is None:
@@ -47,5 +47,5 @@ class Progress:
             self._bar = Bar(console=Console(stderr=True), transient=True)
             self._bar.start()
         if stage not in self._shown:
-            self._shown[stage] = self._bar.add_task(STAGES[stage])
+            self._shown[stage] = self._bar.add_task(STAGES.get(stage, stage))
         self._bar.update(self._shown[stage], completed=done, total=total, refresh=True)

@@ -75,6 +75,10 @@ class Runner:
         self._backend.run(self._program(T, R))
         return self._view(self.plan.output, self._sizes(T, R))[:n_rows]
 
+    def synchronize(self) -> None:
+        """Returns when all that was run is done."""
+        self._backend.synchronize()
+
     def close(self) -> None:
         """Give back memory and threads. A closed runner runs nothing."""
         self._programs.clear()

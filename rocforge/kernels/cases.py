@@ -18,6 +18,7 @@ from rocforge.kernels.matmul import linear
 from rocforge.kernels.norm import rms_norm
 from rocforge.kernels.quantize import quantize
 from rocforge.kernels.rope import rope_store, rope_table
+from rocforge.kernels.sample import penalize, sample
 from rocforge.kernels.target import Target, use
 
 PAGE = 32
@@ -88,6 +89,10 @@ def _calls(every: bool) -> Iterator[tuple[str, str, Callable[[], None]]]:
     yield "swiglu", "", lambda: swiglu(_meta(T, 2 * K), _q8(T, K))
     yield "swiglu", "", lambda: swiglu(_meta(T, 2 * K), _meta(T, K))
     yield "gather", "", lambda: gather(_meta(T, K), _ints(8), _meta(8, K))
+    for V in (151_936, 32_000) if every else (151_936,):
+        yield "sample", "", lambda V=V: sample(_meta(8, V), *[_meta(8, dtype=torch.float64)] * 5, _ints(8))
+    long = _meta(64, dtype=torch.int64)
+    yield "penalize", "", lambda: penalize(_meta(8, 32_000), long, long, long[:9], *[_meta(8, dtype=torch.float64)] * 3)
     inv_freq = _meta(64, dtype=torch.float64)
     yield "rope_table", "", lambda: rope_table(_ints(T), inv_freq, _meta(T, 128), scale=1.0)
     for kv in KV:

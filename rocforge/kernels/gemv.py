@@ -26,10 +26,11 @@ from rocforge.kernels.layout import UNIT, Matrix
 
 
 class GemvTile(NamedTuple):
-    """BN rows by BU units a step of a program; of a float row 4 columns for each unit."""
+    """BN rows by BU units (of a float format: BK columns) a step of a program."""
 
     BN: int
     BU: int
+    BK: int
     num_warps: int
 
 
@@ -37,10 +38,10 @@ class GemvTile(NamedTuple):
 TOKENS = 8
 
 TILES: dict[str, GemvTile] = {
-    "nvidia": GemvTile(2, 32, 1),
-    "cdna": GemvTile(4, 64, 1),
-    "rdna": GemvTile(4, 32, 1),
-    "interpreter": GemvTile(8, 4, 1),
+    "nvidia": GemvTile(2, 32, 128, 1),
+    "cdna": GemvTile(4, 64, 256, 1),
+    "rdna": GemvTile(4, 32, 128, 1),
+    "interpreter": GemvTile(16, 4, 64, 1),
 }
 
 
@@ -171,5 +172,5 @@ def floats(x: torch.Tensor, w: Matrix, bias, residual, out: torch.Tensor) -> Non
     BN = max(1, at.BN // BT)  # each token has sums of its own in every lane
     launch(
         gemv_floats, (triton.cdiv(w.rows, BN),), x, w.planes.quants, bias, residual, out, T, w.rows, K, x.stride(0),
-        *strides(residual, out), num_warps=at.num_warps, BT=BT, BN=BN, BK=4 * at.BU,
+        *strides(residual, out), num_warps=at.num_warps, BT=BT, BN=BN, BK=at.BK,
     )  # fmt: skip
