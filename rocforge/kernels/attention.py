@@ -22,7 +22,7 @@ from rocforge.kernels.attention_block import (
     rows_of,
     tile_of,
 )
-from rocforge.kernels.attention_decode import decode
+from rocforge.kernels.attention_decode import DECODE, decode
 from rocforge.kernels.attention_lanes import attend
 from rocforge.kernels.launch import launch
 
@@ -44,16 +44,17 @@ PREFILL: Tiles[PrefillTile] = {
         1: {128: PrefillTile(128, 64, 8, 3), 256: PrefillTile(64, 32, 8, 3)},
     },
     "cdna": {
-        2: {64: PrefillTile(128, 64, 4, 2), 128: PrefillTile(128, 32, 4, 2), 256: PrefillTile(64, 32, 4, 2)},
-        1: {64: PrefillTile(128, 64, 4, 2), 128: PrefillTile(128, 32, 4, 2), 256: PrefillTile(64, 32, 4, 2)},
+        2: {64: PrefillTile(128, 64, 4, 1), 128: PrefillTile(128, 32, 4, 1), 256: PrefillTile(64, 32, 4, 1)},
+        1: {64: PrefillTile(128, 32, 4, 1), 128: PrefillTile(64, 32, 2, 1), 256: PrefillTile(64, 32, 4, 1)},
     },
+    # gfx11 holds each operand of its matrix instructions twice: tiles are small, or the registers do not do.
     "rdna": {
-        2: {128: PrefillTile(64, 32, 8, 1), 256: PrefillTile(16, 16, 16, 1)},
-        1: {128: PrefillTile(64, 32, 8, 1), 256: PrefillTile(16, 16, 16, 1)},
+        2: {64: PrefillTile(128, 32, 8, 1), 128: PrefillTile(32, 32, 4, 1), 256: PrefillTile(16, 16, 16, 1)},
+        1: {64: PrefillTile(128, 32, 8, 1), 128: PrefillTile(64, 16, 8, 1), 256: PrefillTile(16, 16, 16, 1)},
     },
     "gfx12": {
-        2: {64: PrefillTile(128, 32, 8, 1), 128: PrefillTile(64, 32, 8, 1), 256: PrefillTile(32, 32, 8, 1)},
-        1: {64: PrefillTile(128, 32, 8, 1), 128: PrefillTile(64, 32, 8, 1), 256: PrefillTile(32, 32, 8, 1)},
+        2: {64: PrefillTile(128, 64, 8, 1), 128: PrefillTile(128, 32, 8, 1), 256: PrefillTile(32, 32, 8, 1)},
+        1: {64: PrefillTile(128, 64, 8, 1), 128: PrefillTile(64, 32, 4, 1), 256: PrefillTile(32, 32, 8, 1)},
     },
     "interpreter": {2: {256: PrefillTile(32, 32, 1, 1)}, 1: {256: PrefillTile(32, 64, 1, 1)}},
 }
@@ -86,14 +87,14 @@ def attend_tile(
     t, head = start + r // GROUP, g * GROUP + r % GROUP
     is_token = t < end
     position = tl.load(positions + t, mask=is_token, other=-1)
-    sequence = tl.load(sequences + t, mask=is_token & (position >= 0), other=-1)  # -1 of padding
+    sequence = tl.where(position >= 0, tl.load(sequences + t, mask=is_token, other=-1), -1)  # -1 of padding
     q = qkv + start.to(tl.int64) * qkv_stride + ((t - start)[:, None] * qkv_stride + head[:, None] * D + d[None, :])
     q, factor = load_queries(q, is_token[:, None] & (d < D)[None, :], scale, tl.float16)
 
     at = start
     while at < end:
         first = tl.load(positions + at)
-        number = tl.load(sequences + at, mask=first >= 0, other=-1)
+        number = tl.where(first >= 0, tl.load(sequences + at), -1)
         next = tl.min(tl.where(is_token & (t > at) & (sequence != number), t, end), 0)
         in_run = is_token & (t >= at) & (t < next)
         last = tl.max(tl.where(in_run, position, -1), 0)
@@ -182,10 +183,14 @@ def attention(
         "PAGE": PAGE,
     }  # fmt: skip
     at = target.current()
-    if k.values.dtype == torch.float32 or (at.backend == "hip" and not at.matrix):
+    # Rows that are no multiple of 16 bytes load element by element: matrix units would wait for them, and
+    # a mask for each element would take more scalar registers than there are.
+    if k.values.dtype == torch.float32 or (at.backend == "hip" and not at.matrix) or head_dim % 8:
         attend(inputs, sizes, shape)
     # A step of decode may be padded to a power of two.
-    elif T <= triton.next_power_of_2(len(page_table)):
+    elif T > triton.next_power_of_2(len(page_table)):
+        prefill(inputs, sizes, shape)
+    elif tile_of(DECODE, k.values.itemsize, shape["BD"]):
         decode(inputs, sizes, shape)
     else:
-        prefill(inputs, sizes, shape)
+        attend(inputs, sizes, shape)

@@ -3,7 +3,7 @@
 The parts of a token and head, split i of its keys having the largest score m[i] (an exponent of two),
 the sum l[i] of 2^(score - m[i]) and the values a[i] in these weights:
 
-    M = max m[i];  out = sum 2^(m[i] - M) a[i] / sum 2^(m[i] - M) l[i]         i ascending
+    M = max m[i];  out = sum 2^(m[i] - M) a[i] / sum 2^(m[i] - M) l[i]
 
 A split's share of keys is computed on the device from the token's position: one launch serves any length.
 """
@@ -37,7 +37,8 @@ class DecodeTile(NamedTuple):
     num_stages: int
 
 
-DECODE: Tiles[DecodeTile] = {
+# None: attention_lanes does better.
+DECODE: Tiles[DecodeTile | None] = {
     "nvidia": {
         2: {64: DecodeTile(128, 4, 3), 128: DecodeTile(64, 4, 3), 256: DecodeTile(32, 4, 3)},
         1: {64: DecodeTile(128, 4, 3), 128: DecodeTile(64, 4, 3), 256: DecodeTile(32, 4, 3)},
@@ -46,11 +47,11 @@ DECODE: Tiles[DecodeTile] = {
         2: {64: DecodeTile(64, 4, 2), 128: DecodeTile(32, 4, 2), 256: DecodeTile(16, 4, 2)},
         1: {64: DecodeTile(128, 4, 2), 128: DecodeTile(64, 4, 2), 256: DecodeTile(32, 4, 2)},
     },
-    # Several programs fit on a compute unit and hide each other's loads; of two steps gfx11 could not
-    # hold the registers: its matrix instructions want each operand twice.
+    # Several programs fit on a compute unit and hide each other's loads. gfx11 holds each operand of its
+    # matrix instructions twice: for more than this it has no registers, nor any for wide heads.
     "rdna": {
-        2: {64: DecodeTile(64, 4, 1), 128: DecodeTile(32, 4, 1), 256: DecodeTile(16, 16, 1)},
-        1: {64: DecodeTile(32, 4, 1), 128: DecodeTile(32, 4, 1), 256: DecodeTile(16, 16, 1)},
+        2: {64: DecodeTile(64, 4, 1), 128: DecodeTile(32, 4, 1), 256: None},
+        1: {64: DecodeTile(32, 4, 1), 128: DecodeTile(32, 4, 1), 256: None},
     },
     "gfx12": {
         2: {64: DecodeTile(64, 4, 1), 128: DecodeTile(64, 4, 1), 256: DecodeTile(32, 8, 1)},
@@ -68,7 +69,7 @@ MAX_SPLITS = 128
 # Columns of a matrix product at the least.
 LEAST = 16
 # Parts that the second kernel joins a step, and its warps.
-BS, JOIN_WARPS = 32, 4
+BS, JOIN_WARPS = 64, 8
 
 
 @triton.jit(do_not_specialize=["P"])
@@ -86,7 +87,7 @@ def attend_split(
     r, d = tl.arange(0, ROWS), tl.arange(0, BD)
     head = g * GROUP + r
     position = tl.load(positions + t)
-    sequence = tl.load(sequences + t, mask=position >= 0, other=0).to(tl.int64)
+    sequence = tl.where(position >= 0, tl.load(sequences + t), 0).to(tl.int64)
     table, last = page_table + sequence * P, tl.maximum(position, 0)
 
     # Keys are the rows of the first product, the head's columns those of the second: there are enough
@@ -95,7 +96,7 @@ def attend_split(
     q, factor = load_queries(q, (r < GROUP)[:, None] & (d < D)[None, :], scale, tl.float16)
     q = tl.trans(q)
     m = tl.full((ROWS,), NEVER, tl.float32)
-    l = tl.zeros((ROWS,), tl.float32)
+    l = tl.zeros((BN, ROWS), tl.float32)  # of every BN-th key: summed up at the end, warps need not wait for it
     acc = tl.zeros((BD, ROWS), tl.float32)
     first, end = share_of(position, split, splits, WINDOW, BN)
     pages = load_pages(table, first * BN, last, BN, PAGE)
@@ -109,10 +110,11 @@ def attend_split(
         largest = tl.maximum(m, tl.max(scores, 0) * factor)
         weights = tl.exp2(scores * factor[None, :] - largest[None, :])
         shrink = tl.exp2(m - largest)
-        l = l * shrink + tl.sum(weights, 0)
+        l = l * shrink[None, :] + weights
         acc = tl.dot(v, weights.to(tl.float16), acc * shrink[None, :])
         m = largest
 
+    l = tl.sum(l, 0)
     row = t.to(tl.int64) * (G * GROUP) + head
     mask = (r < GROUP)[None, :] & (d < D)[:, None]
     if part_acc is None:
@@ -129,22 +131,23 @@ def attend_split(
 def join_splits(part_acc, part_m, part_l, out, splits, D: tl.constexpr, BD: tl.constexpr, BS: tl.constexpr):
     """Program r: a token and head, row r of out [T * H, D]; the formula at the top of the file."""
     row, d = tl.program_id(0).to(tl.int64), tl.arange(0, BD)
-    largest = tl.full((BS,), NEVER, tl.float32)
-    for first in range(0, splits, BS):
-        i = first + tl.arange(0, BS)
-        largest = tl.maximum(largest, tl.load(part_m + row * splits + i, mask=i < splits, other=NEVER))
-    largest = tl.max(largest, 0)
-
+    m = tl.full((BS,), NEVER, tl.float32)
     l = tl.zeros((BS,), tl.float32)
-    acc = tl.zeros((BD,), tl.float32)
+    acc = tl.zeros((BS, BD), tl.float32)
+    # As in the splits themselves, every BS-th one first by itself: one round trip to memory is enough for BS.
     for first in range(0, splits, BS):
         i = first + tl.arange(0, BS)
         at = row * splits + i
-        weight = tl.exp2(tl.load(part_m + at, mask=i < splits, other=NEVER) - largest)
-        l += weight * tl.load(part_l + at, mask=i < splits, other=0)
-        mask = (i < splits)[:, None] & (d < D)[None, :]
-        acc += tl.sum(weight[:, None] * tl.load(part_acc + at[:, None] * D + d[None, :], mask=mask, other=0), 0)
-    l = tl.sum(l, 0)
+        part = tl.load(part_m + at, mask=i < splits, other=NEVER)
+        total = tl.load(part_l + at, mask=i < splits, other=0)
+        values = tl.load(part_acc + at[:, None] * D + d[None, :], mask=(i < splits)[:, None] & (d < D)[None, :], other=0)
+        largest = tl.maximum(m, part)
+        weight, shrink = tl.exp2(part - largest), tl.exp2(m - largest)
+        l = l * shrink + total * weight
+        acc = acc * shrink[:, None] + values * weight[:, None]
+        m = largest
+    weight = tl.exp2(m - tl.max(m, 0))
+    l, acc = tl.sum(l * weight, 0), tl.sum(acc * weight[:, None], 0)
     tl.store(out + row * D + d, acc / tl.where(l == 0, 1, l), mask=d < D)
 
 

@@ -1,4 +1,4 @@
-"""Attention without matrix units: float32 caches anywhere, all caches on GPUs that have none. Any number of tokens.
+"""Attention without matrix units: any cache, any head size, any number of tokens. Shares no keys among tokens.
 
 A step's keys are the rows of a tile whose columns are a head's elements: a lane multiplies what it
 has loaded. Each row is an online softmax of its own, over every BN-th key, so lanes exchange
@@ -52,7 +52,7 @@ def attend_lanes(
     g, part = tl.program_id(1) // PARTS, tl.program_id(1) % PARTS
     d = tl.arange(0, BD)
     position = tl.load(positions + t)
-    sequence = tl.load(sequences + t, mask=position >= 0, other=0).to(tl.int64)
+    sequence = tl.where(position >= 0, tl.load(sequences + t), 0).to(tl.int64)
     table, last = page_table + sequence * P, tl.maximum(position, 0)
 
     q, m, l, acc = (), (), (), ()

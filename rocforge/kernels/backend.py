@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rocforge.errors import CapacityError
 from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8_SUM_BLOCK, Format, Q8Cache
 from rocforge.kernels import gemm, launch, layout
 from rocforge.kernels.activation import swiglu
@@ -58,12 +59,14 @@ class Backend:
 
     def __init__(self, device: "str | int"):
         self._device = torch.device(device)
-        if self._device.type == "cuda":
-            torch.cuda.set_device(self._device)
         self._uploader, self._pool = Uploader(self._device), launch.Pool()
         self._pending: list[tuple[layout.Matrix, int, np.ndarray, Format]] = []
         self._mirror: torch.Tensor | None = None
         self._copied = torch.cuda.Event() if self._device.type == "cuda" else None
+
+    def _chosen(self) -> contextlib.AbstractContextManager:
+        """Within it this device is the current one, which is a matter of each thread."""
+        return torch.cuda.device(self._device) if self._device.type == "cuda" else contextlib.nullcontext()
 
     # ---- weights
 
@@ -80,7 +83,8 @@ class Backend:
         made = []
         for run in runs:
             _, format, (_, columns) = run[0]
-            matrix = layout.empty(format, sum(rows for _, _, (rows, _) in run), columns, self._device)
+            with _no_room():
+                matrix = layout.empty(format, sum(rows for _, _, (rows, _) in run), columns, self._device)
             first = 0
             for data, _, (rows, _) in run:
                 self._pending.append((matrix, first, data.reshape(rows, format.row_bytes(columns)), format))
@@ -97,8 +101,9 @@ class Backend:
             done += n_bytes
             report(done, total)
 
-        for matrix, first, data, format in self._pending:
-            self._uploader.fill(matrix, first, data, format, add)
+        with self._chosen(), _no_room():
+            for matrix, first, data, format in self._pending:
+                self._uploader.fill(matrix, first, data, format, add)
         self._pending.clear()
         self.synchronize()
         if self._device.type == "cuda":
@@ -112,7 +117,8 @@ class Backend:
 
     def empty(self, n_bytes: int) -> torch.Tensor:
         """uint8 [n_bytes] of any content, aligned to 64 bytes."""
-        return torch.empty(n_bytes, dtype=torch.uint8, device=self._device)
+        with _no_room():
+            return torch.empty(n_bytes, dtype=torch.uint8, device=self._device)
 
     def clear(self, buffer: torch.Tensor) -> None:
         buffer.zero_()
@@ -159,24 +165,27 @@ class Backend:
     @contextlib.contextmanager
     def record(self) -> Iterator[launch.Program]:
         """Within it, launches are recorded into the program it gives."""
-        with launch.record(self._pool) as program:
+        with self._chosen(), _no_room(), launch.record(self._pool) as program:
             yield program
 
     def run(self, program: launch.Program) -> None:
-        if self._mirror is not None:
-            self._arena.copy_(self._mirror, non_blocking=True)
-            if self._copied is not None:
-                self._copied.record()
-        program.run()
+        with self._chosen():
+            if self._mirror is not None:
+                self._arena.copy_(self._mirror, non_blocking=True)
+                if self._copied is not None:
+                    self._copied.record()
+            program.run()
 
     def penalize(self, logits: torch.Tensor, *parameters: Any) -> None:
         """See kernels/sample.py."""
-        penalize(logits, *parameters)
+        with self._chosen():
+            penalize(logits, *parameters)
 
     def sample(self, logits: torch.Tensor, *parameters: np.ndarray) -> list[int]:
         """One id for each row: kernels/sample.py, of which only the ids come back."""
         out = torch.empty(len(logits), dtype=torch.int32, device=self._device)
-        sample(logits, *parameters, out)
+        with self._chosen():
+            sample(logits, *parameters, out)
         return out.tolist()
 
     def synchronize(self) -> None:
@@ -189,6 +198,18 @@ class Backend:
         self._pending.clear()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def _no_room() -> Iterator[None]:
+    """What torch says when the device's memory is full, as the user's fault that it is."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        first = str(error).partition(". ")[0]
+        raise CapacityError(
+            f"the GPU's memory is full ({first}); close what else uses it, lower the context (--context), or take another device (--device)"
+        ) from None
 
 
 def _view(buffer: torch.Tensor, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

@@ -56,8 +56,10 @@ class Kernel:
     def compile(self) -> None:
         """Compile now, or load from Triton's cache, what the first launch would."""
         launch = self._launch
-        if not triton.knobs.runtime.interpret:
-            launch.kernel.warmup(*launch.args, grid=launch.grid, **launch.constants, **launch.options)
+        if not _interprets():
+            device = next(a.device for a in launch.args if isinstance(a, torch.Tensor))
+            with torch.cuda.device(device):  # which target it is for
+                launch.kernel.warmup(*launch.args, grid=launch.grid, **launch.constants, **launch.options)
         _compiled.add(launch.key)
 
 
@@ -101,7 +103,7 @@ class Program:
     def run(self) -> None:
         """One after the other the first time, which loads the code; from the second on as one graph."""
         self._runs += 1
-        if self._runs == 2 and not triton.knobs.runtime.interpret and self.launches:
+        if self._runs == 2 and not _interprets() and self.launches:
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph):
                 self._run_each()

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
@@ -62,13 +63,13 @@ _override: contextvars.ContextVar[Target | None] = contextvars.ContextVar("targe
 
 def current() -> Target:
     """The target of the launches made now: that of the device, unless `use` says otherwise."""
-    return _override.get() or _active()
+    if override := _override.get():
+        return override
+    return _INTERPRETER if triton.knobs.runtime.interpret else _active(torch.cuda.current_device())
 
 
 @functools.cache
-def _active() -> Target:
-    if triton.knobs.runtime.interpret:
-        return _INTERPRETER
+def _active(_device: int) -> Target:
     active = triton.runtime.driver.active.get_current_target()
     if active.backend == "hip":
         return amd(active.arch)
