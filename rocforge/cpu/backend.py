@@ -43,6 +43,9 @@ _PIECE_BYTES = 64 << 20
 class Backend:
     """The CPU: `n_threads` threads and the process's own memory."""
 
+    # Sizes of prompts that launch kernels which neither one token nor a full chunk does.
+    PROMPTS = ()
+
     def __init__(self, n_threads: int):
         self._team = threads.Team(n_threads)
         self._mapped: list[np.ndarray] = []

@@ -42,9 +42,11 @@ class Runner:
         self._programs: OrderedDict[tuple[int, int], Any] = OrderedDict()
 
     def prepare(self, progress: Progress | None = None) -> None:
-        """Record the programs of decode and of a full chunk, and compile what they launch."""
-        largest = self.memory.sizes["T"], self.memory.sizes["R"]
-        kernels = list(dict.fromkeys(k for key in {(1, 1), largest} for k in self._program(*key).kernels))
+        """Record the programs of decode, of a full chunk and of what lies between, and compile what they launch."""
+        most = self.memory.sizes["T"]
+        sizes = dict.fromkeys([(1, 1), *((n, 1) for n in self._backend.PROMPTS if n < most), (most, self.memory.sizes["R"])])
+        programs = [*(self._program(*size) for size in sizes), self._sampling()]
+        kernels = list(dict.fromkeys(k for program in programs for k in program.kernels))
         missing = [k for k in kernels if not k.is_compiled]
         for done, kernel in enumerate(missing):
             if progress:
@@ -123,6 +125,13 @@ class Runner:
         self._programs[key] = program
         if len(self._programs) > _PROGRAMS:
             self._programs.popitem(last=False)
+        return program
+
+    def _sampling(self) -> Any:
+        """What drawing an id launches, recorded."""
+        zero = np.zeros(1)
+        with self._backend.record() as program:
+            self._backend.sample(self._view(self.plan.output, self._sizes(1, 1)), zero, zero, zero, zero, zero)
         return program
 
     def _launch(self, op: Op, sizes) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from rocforge.errors import CapacityError
 from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8_SUM_BLOCK, Format, Q8Cache
-from rocforge.kernels import gemm, launch, layout
+from rocforge.kernels import gemm, gemv, launch, layout
 from rocforge.kernels.activation import swiglu
 from rocforge.kernels.attention import attention
 from rocforge.kernels.embed import embed
@@ -56,6 +56,9 @@ def scratch_bytes(weights: Iterable[Any], tokens: int) -> int:
 
 class Backend:
     """One GPU: its memory, and its current stream. `device` is torch's name or number for it."""
+
+    # Sizes of prompts that launch kernels which neither one token nor a full chunk does.
+    PROMPTS = (gemv.TOKENS, gemv.TOKENS + 1)
 
     def __init__(self, device: "str | int"):
         self._device = torch.device(device)

@@ -89,11 +89,13 @@ def _on_lanes() -> bool:
 @triton.jit
 def largest_scales(x_scales, token, K, BT: tl.constexpr, BS: tl.constexpr):
     """[BT]: the largest scale of each token's blocks; 1 for a row of zeros."""
-    largest = tl.zeros((BT,), tl.float32)
+    seen = tl.zeros((BT, BS), tl.float32)
     for first in range(0, K // 32, BS):
         block = first + tl.arange(0, BS)
         at = x_scales + token[:, None] * (K // 32) + block[None, :]
-        largest = tl.maximum(largest, tl.max(tl.load(at, mask=(block < K // 32)[None, :], other=0), 1))
+        seen = tl.maximum(seen, tl.load(at, mask=(block < K // 32)[None, :], other=0))
+    # Once, behind the loop: Triton 3.6 and 3.7 fail to compile a maximum within it for RDNA2.
+    largest = tl.max(seen, 1)
     return tl.where(largest > 0, largest, 1.0)
 
 

@@ -148,7 +148,7 @@ CASES = [
 def test_against_float64(room, H, G, D, lengths, new, window, kind):
     if kind == "q8" and D % 32:
         pytest.skip("Q8 has blocks of 32 along the head")
-    if room.is_slow and kind == "f32":
+    if room.is_slow and (kind == "f32" or D % 8):
         new = min(new, 4)  # each token is a program of its own
     check(room, step(H, G, D, lengths, new, kind), attrs(H, G, D, window), kind)
 
@@ -323,6 +323,8 @@ REAL = [
 @pytest.mark.parametrize(("H", "G", "D", "lengths", "new", "window", "spare"), REAL)
 def test_real_sizes_and_races(H, G, D, lengths, new, window, spare, kind):
     """Within the bound; and 50 launches on the same input give the same bits."""
+    if kind == "q8" and D % 32:
+        pytest.skip(f"heads of {D} are no whole blocks of 32")
     import torch
 
     from rocforge.kernels.attention import attention

@@ -46,6 +46,9 @@ def bound(room, x, data, format):
     (T, K), size = float_x.shape, float_x @ magnitudes(data, format).T
     if T <= GEMV_TOKENS:
         return size * U * (K + 4 if format.is_float else K / 64 + 6 + 10 + 3)
+    if format.name == "F16" and T >= EXPAND_TOKENS:  # as they are; x is divided by its row's largest value
+        small_x = 2.0**-25 * float_x.max(1, keepdims=True) * magnitudes(data, format).sum(1)[None]
+        return size * (H + 2 * K * U + 8 * U) + small_x
     if format.is_float:
         return size * ((12 if room.is_slow else 3) * 2.0**-16 + 4 * K * U)
     small_w = 2.0**-25 * float_x.sum(1, keepdims=True)
