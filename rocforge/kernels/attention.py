@@ -30,12 +30,17 @@ PAGE = 32
 
 
 class PrefillTile(NamedTuple):
-    """ROWS queries (tokens times heads of one kv-head) a program, BN keys a step."""
+    """ROWS queries (tokens times heads of one kv-head) a program, BN keys a step.
+
+    `peels`: blocks that need no mask have a loop of their own. AMD's compiler then leaves the weights in
+    registers between the two products; without, it shares out a product's columns too, and needs fewer of them.
+    """
 
     ROWS: int
     BN: int
     num_warps: int
     num_stages: int
+    peels: bool = True
 
 
 PREFILL: Tiles[PrefillTile] = {
@@ -61,6 +66,13 @@ PREFILL: Tiles[PrefillTile] = {
 
 
 @triton.jit
+def hide(scores, k0, position, WINDOW: tl.constexpr, BN: tl.constexpr):
+    """Scores [ROWS, BN] of keys from k0 on, below any other where the query does not see the key."""
+    seen = is_seen((k0 + tl.arange(0, BN))[None, :], position[:, None], WINDOW)
+    return tl.where(seen, scores, float("-inf"))
+
+
+@triton.jit
 def fold_in(scores, factor, v, m, l, acc):
     """(m, l, acc) with the scores of a block's keys folded in, [ROWS, BN], and their values v [BN, BD]."""
     largest = tl.maximum(m, tl.max(scores, 1) * factor)
@@ -74,7 +86,7 @@ def fold_in(scores, factor, v, m, l, acc):
 def attend_tile(
     qkv, positions, sequences, page_table, k_values, k_scales, v_values, v_scales, out, T, P, G, qkv_stride, scale,
     WINDOW: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, PAGE: tl.constexpr,
-    ROWS: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr,
+    ROWS: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr, PEELS: tl.constexpr,
 ):  # fmt: skip
     """Program (g, i): the heads of kv-head g, for the i-th last tile of BT tokens; one run of a sequence after the other.
 
@@ -102,26 +114,32 @@ def attend_tile(
         m = tl.full((ROWS,), NEVER, tl.float32)
         l = tl.zeros((ROWS,), tl.float32)
         acc = tl.zeros((ROWS, BD), tl.float32)
-        # Blocks that every query of the run sees whole need no mask: without a window, all but the last few.
-        masked = (first + 1) // BN * BN
+        # Blocks that every query of the run sees whole need no mask. PEELS: they have a loop of their own.
+        begin = 0
         if WINDOW > 0:
-            masked = tl.maximum(first - WINDOW + 1, 0) // BN * BN
-        else:
+            begin = tl.maximum(first - WINDOW + 1, 0) // BN * BN
+        if PEELS and WINDOW == 0:
+            whole = (first + 1) // BN * BN
             pages = load_pages(table, 0, last, BN, PAGE)
-            for k0 in range(0, masked, BN):
+            for k0 in range(0, whole, BN):
                 rows = rows_of(pages, g, G, k0, last, BN, PAGE)
                 k = load_rows(k_values, k_scales, rows, D, BD, 0, tl.float16)
                 v = load_rows(v_values, v_scales, rows, D, BD, 1, tl.float16)
                 pages = load_pages(table, k0 + BN, last, BN, PAGE)
                 m, l, acc = fold_in(tl.dot(q, k), factor, v, m, l, acc)
-        pages = load_pages(table, masked, last, BN, PAGE)
-        for k0 in range(masked, last + 1, BN):
+            begin = whole
+        pages = load_pages(table, begin, last, BN, PAGE)
+        for k0 in range(begin, last + 1, BN):
             rows = rows_of(pages, g, G, k0, last, BN, PAGE)
             k = load_rows(k_values, k_scales, rows, D, BD, 0, tl.float16)
             v = load_rows(v_values, v_scales, rows, D, BD, 1, tl.float16)
             pages = load_pages(table, k0 + BN, last, BN, PAGE)
-            seen = is_seen((k0 + tl.arange(0, BN))[None, :], position[:, None], WINDOW)
-            m, l, acc = fold_in(tl.where(seen, tl.dot(q, k), float("-inf")), factor, v, m, l, acc)
+            scores = tl.dot(q, k)
+            if PEELS:
+                scores = hide(scores, k0, position, WINDOW, BN)
+            elif k0 + BN > first + 1 or (WINDOW > 0 and k0 <= last - WINDOW):
+                scores = hide(scores, k0, position, WINDOW, BN)
+            m, l, acc = fold_in(scores, factor, v, m, l, acc)
         acc /= tl.where(l == 0, 1, l)[:, None]
         # From the run's first row on: what does not change from run to run would be kept in registers.
         to = out + at.to(tl.int64) * (G * GROUP * D) + ((t - at)[:, None] * (G * GROUP * D) + head[:, None] * D + d[None, :])
@@ -137,7 +155,7 @@ def prefill(inputs: tuple, sizes: tuple, shape: dict[str, Any]) -> None:
     tokens = rows // GROUP
     launch(
         attend_tile, (G, triton.cdiv(T, tokens)), *inputs, T, *sizes, **shape, ROWS=rows, BT=tokens, BN=tile.BN,
-        num_warps=tile.num_warps, num_stages=tile.num_stages,
+        PEELS=tile.peels, num_warps=tile.num_warps, num_stages=tile.num_stages,
     )  # fmt: skip
 
 

@@ -37,16 +37,19 @@ class GemvTile(NamedTuple):
 # Tokens at the most: more are the matrix units' (gemm.py).
 TOKENS = 8
 
-TILES: dict[str, GemvTile] = {
-    "nvidia": GemvTile(2, 32, 128, 1),
-    "cdna": GemvTile(4, 64, 256, 1),
-    "rdna": GemvTile(4, 32, 128, 1),
-    "interpreter": GemvTile(16, 4, 64, 1),
+# By the target's family, then by the tokens (a power of two) that a tile is good for at the most: each
+# token has sums of its own in every lane's registers, of which GCN and CDNA 1 have 256.
+TILES: dict[str, dict[int, GemvTile]] = {
+    "nvidia": {8: GemvTile(2, 32, 128, 1)},
+    "cdna": {4: GemvTile(4, 64, 256, 1), 8: GemvTile(2, 64, 256, 1)},
+    "rdna": {8: GemvTile(4, 32, 128, 1)},
+    "interpreter": {8: GemvTile(16, 4, 64, 1)},
 }
 
 
-def tile() -> GemvTile:
-    return TILES[target.current().family]
+def tile(BT: int) -> GemvTile:
+    by_tokens = TILES[target.current().family]
+    return by_tokens[min(most for most in by_tokens if most >= BT)]
 
 
 # ---- block formats
@@ -130,11 +133,12 @@ def gemv_blocks(
 def blocks(x: Q8, w: Matrix, bias, residual, out: torch.Tensor) -> None:
     """matmul.linear() for one matrix of a block format and T <= TOKENS tokens."""
     T, K = x.values.shape
-    at = tile()
+    BT = triton.next_power_of_2(T)
+    at = tile(BT)
     launch(
         gemv_blocks, (triton.cdiv(w.rows, at.BN),), x.values.view(torch.int32), x.scales, x.sums, *w.planes, bias,
         residual, out, T, w.rows, K, -(-K // UNIT), *strides(residual, out), num_warps=at.num_warps,
-        **DECODE[w.format]._asdict(), BT=triton.next_power_of_2(T), BN=at.BN, BU=at.BU, ISA=target.current().isa,
+        **DECODE[w.format]._asdict(), BT=BT, BN=at.BN, BU=at.BU, ISA=target.current().isa,
     )  # fmt: skip
 
 
@@ -168,7 +172,8 @@ def gemv_floats(
 def floats(x: torch.Tensor, w: Matrix, bias, residual, out: torch.Tensor) -> None:
     """matmul.linear() for one matrix of a float format and T <= TOKENS tokens."""
     T, K = x.shape
-    at, BT = tile(), triton.next_power_of_2(T)
+    BT = triton.next_power_of_2(T)
+    at = tile(BT)
     BN = max(1, at.BN // BT)  # each token has sums of its own in every lane
     launch(
         gemv_floats, (triton.cdiv(w.rows, BN),), x, w.planes.quants, bias, residual, out, T, w.rows, K, x.stride(0),
