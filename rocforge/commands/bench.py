@@ -47,7 +47,7 @@ class Numbers(click.ParamType):
 @click.option("-n", "--text", "texts", type=Numbers(), default="128", help="Tokens of text; 0 for none.")
 @click.option("-d", "--depth", "depths", type=Numbers(), default="0", help="Tokens that are in the cache before.")
 @click.option("-b", "--batch", "batches", type=Numbers(), default="1", help="Sequences at once.")
-@click.option("-r", "--repetitions", type=click.IntRange(min=1), default=5, help="Of each test, after one to warm up.")
+@click.option("-r", "--repetitions", type=click.IntRange(min=1), default=5, help="Of each test, after warming up.")
 @click.option("-c", "--chunk", type=click.IntRange(min=1), default=512, help="Tokens of a prompt in one step.")
 @click.option("--kv", "kv_format", type=click.Choice(KV_FORMATS), default="f16", help="What the KV cache holds.")
 @click.option("-t", "--threads", type=click.IntRange(min=1), help="CPU threads; default: all that may be used.")

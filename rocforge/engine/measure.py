@@ -2,7 +2,8 @@
 
 The conventions are llama-bench's: tokens are random, a prompt is computed in chunks, text a token a
 step, nothing is sampled, and a step counts until the device is done with it. What stands before
-(the depth) is computed and not timed, and so is one run of everything for warming up.
+(the depth) is computed and not timed, and so are two runs of everything for warming up: a GPU's
+steps are recorded in the first and become graphs in the second.
 """
 
 import statistics
@@ -15,6 +16,9 @@ import numpy as np
 from rocforge.engine.runner import Runner
 from rocforge.engine.scheduler import Batch
 from rocforge.plan.ir import PAGE
+
+
+WARM_UPS = 2
 
 
 @dataclass(frozen=True)
@@ -80,9 +84,9 @@ def measure(
     report(done, total) is called before each repetition, the warming up among them.
     """
     rates = []
-    for i in range(repetitions + 1):
+    for i in range(WARM_UPS + repetitions):
         if report:
-            report(i, repetitions + 1)
+            report(i, WARM_UPS + repetitions)
         steps = _Steps(runner, vocab_size, test)
         steps.compute(test.depth)
         start_s = time.perf_counter()
@@ -93,7 +97,7 @@ def measure(
                 steps.compute(1)
         seconds = time.perf_counter() - start_s
         rates.append(test.sequences * (test.prompt or test.text) / seconds)
-    return Result(test, tuple(rates[1:]))
+    return Result(test, tuple(rates[WARM_UPS:]))
 
 
 class _Steps:

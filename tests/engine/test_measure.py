@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from rocforge.engine.measure import Result, Workload, measure, workloads
+from rocforge.engine.measure import WARM_UPS, Result, Workload, measure, workloads
 from rocforge.plan.ir import PAGE
 
 
@@ -40,7 +40,7 @@ def test_every_position_of_every_sequence_once(test):
     result = measure(runner, 100, test, 2)
     assert len(result.rates) == 2 and all(rate > 0 for rate in result.rates)
     assert runner.waits == len(runner.steps)  # a step counts until the device is done
-    one_run = len(runner.steps) // 3
+    one_run = len(runner.steps) // (WARM_UPS + 2)
     seen, rows = [], 0
     for step in runner.steps[:one_run]:
         assert len(step.tokens) <= 16 and (step.tokens < 100).all()
