@@ -3,23 +3,31 @@
 from llvmlite import ir
 from numba import types
 
-from rocforge.cpu.isa import I32, I64, Vec, call, constant, i32x16, instruction, pointer, shuffle, spread, tier
+from rocforge.cpu.isa import I32, Vec, call, constant, i32x16, instruction, pointer, shuffle, spread
+from rocforge.cpu.tier import tier
 
 i8x64, i16x32 = Vec(64, "i8"), Vec(32, "i16")
 
 
 def _madd(b, x, y):
+    if tier() == "avx2":
+        return _by_halves(b, "llvm.x86.avx2.pmadd.wd", i32x16, x, y)
     wide = ir.VectorType(I32, 32)
     products = b.mul(b.sext(x, wide), b.sext(y, wide))
     return b.add(shuffle(b, products, products, range(0, 32, 2)), shuffle(b, products, products, range(1, 32, 2)))
 
 
 def _add_dot4(b, acc, values, x):
-    """acc + dot4(values, x) in portable LLVM: bytes at even places and those at odd ones apart, as int16."""
-    eight, low = constant(32, "i16", [8] * 32), constant(32, "i16", [255] * 32)
+    """acc + dot4(values, x) in portable LLVM: bytes at even places and those at odd ones apart, as int16.
+
+    x stays in the upper half of an int16, 256 times too large, until the sum of four products is made:
+    this saves a shift, and LLVM sees that no product fits into 16 bits, and takes multiply-add.
+    """
+    eight, low, upper = (constant(n, e, [v] * n) for n, e, v in ((32, "i16", 8), (32, "i16", 255), (32, "i16", -256)))
     values, x = b.bitcast(values, i16x32.llvm), b.bitcast(x, i16x32.llvm)
-    acc = b.add(acc, _madd(b, b.and_(values, low), b.ashr(b.shl(x, eight), eight)))
-    return b.add(acc, _madd(b, b.lshr(values, eight), b.ashr(x, eight)))
+    even = _madd(b, b.and_(values, low), b.shl(x, eight))
+    odd = _madd(b, b.lshr(values, eight), b.and_(x, upper))
+    return b.add(acc, b.ashr(b.add(even, odd), constant(16, "i32", [8] * 16)))
 
 
 def _add_dot4_vnni(b, acc, values, x):
@@ -27,14 +35,19 @@ def _add_dot4_vnni(b, acc, values, x):
     return call(b, "llvm.x86.avx512.vpdpbusd.512", i32x16.llvm, operands, [acc, values, x])
 
 
+def _by_halves(b, name, result, x, y):
+    """The AVX2 instruction `name` on the lower and upper 32 bytes of x and y."""
+    n, parts = x.type.count // 2, []
+    half = ir.VectorType(result.llvm.element, result.n // 2)
+    for lanes in (range(n), range(n, 2 * n)):
+        operands = [shuffle(b, v, v, lanes) for v in (x, y)]
+        parts.append(call(b, name, half, [operands[0].type] * 2, operands))
+    return shuffle(b, *parts, range(result.n))
+
+
 def _dot4_small_avx2(b, values, x):
     """vpmaddubsw, whose sums of two products must fit into 16 bits: values up to 127."""
-    half_bytes, half_words = ir.VectorType(i8x64.llvm.element, 32), ir.VectorType(i16x32.llvm.element, 16)
-    halves = []
-    for first in (0, 32):
-        operands = [shuffle(b, v, v, range(first, first + 32)) for v in (values, x)]
-        halves.append(call(b, "llvm.x86.avx2.pmadd.ub.sw", half_words, [half_bytes] * 2, operands))
-    return _madd(b, shuffle(b, *halves, range(32)), constant(32, "i16", [1] * 32))
+    return _madd(b, _by_halves(b, "llvm.x86.avx2.pmadd.ub.sw", i16x32, values, x), constant(32, "i16", [1] * 32))
 
 
 def _accumulate(b, acc, values, x):

@@ -27,7 +27,6 @@ from rocforge.cpu.isa import (
     I64,
     Vec,
     constant,
-    f32x16,
     i32x16,
     instruction,
     load,
@@ -41,10 +40,10 @@ from rocforge.cpu.isa import (
     spread,
     zero,
 )
-from rocforge.cpu.lanes import as_bytes, as_words, i8x64, lookup
+from rocforge.cpu.lanes import as_bytes, as_words, half, i8x64, lookup
 from rocforge.cpu.threads import inline
 
-f32x8, i8x16, i16x16 = Vec(8, "f32"), Vec(16, "i8"), Vec(16, "i16")
+f32x8, i32x8, i8x16, i16x16 = Vec(8, "f32"), Vec(8, "i32"), Vec(16, "i8"), Vec(16, "i16")
 I8X8, I8X16 = (ir.VectorType(ELEMENT["i8"], n) for n in (8, 16))
 f32 = np.float32
 
@@ -100,6 +99,7 @@ def _fifths(b, first, second):
 nibbles = instruction(i8x64, (types.intp, types.intp), _nibbles)
 # (address, address): bit k of two words of 32 bits, times 16, in byte k
 fifths = instruction(i8x64, (types.intp, types.intp), _fifths)
+nibble_high = instruction(i8x64, (i8x64,), lambda b, x: _field(b, x, [4] * 16, 15))
 # (address, address): 32 bytes of either
 halves_at = instruction(
     i8x64, (types.intp, types.intp), lambda b, x, y: shuffle(b, _at(b, x, 32), _at(b, y, 32), range(64))
@@ -114,16 +114,22 @@ upper0, upper4 = fields(-4, -2, 48), fields(0, 2, 48)
 # ---- scales
 
 
-def column(stride):
-    """-> intrinsic(address) -> the 8 halves that are `stride` bytes apart, as float32."""
+def _column(b, address, stride, llvm):
+    """Of each of 8 blocks that are `stride` bytes apart, the element at `address`."""
+    out = ir.Constant(ir.VectorType(llvm, 8), ir.Undefined)
+    for i in range(8):
+        out = b.insert_element(out, b.load(pointer(b, b.add(address, I64(stride * i)), llvm), align=1), I32(i))
+    return out
 
-    def emit(b, a):
-        out = ir.Constant(ir.VectorType(F16, 8), ir.Undefined)
-        for i in range(8):
-            out = b.insert_element(out, b.load(pointer(b, b.add(a, I64(stride * i)), F16), align=1), I32(i))
-        return b.fpext(out, f32x8.llvm)
 
-    return instruction(f32x8, (types.intp,), emit)
+def column_half(stride):
+    """-> intrinsic(address) -> the halves of 8 blocks, as float32."""
+    return instruction(f32x8, (types.intp,), lambda b, a: b.fpext(_column(b, a, stride, F16), f32x8.llvm))
+
+
+def column_i32(stride):
+    """-> intrinsic(address) -> the words of 8 blocks."""
+    return instruction(i32x8, (types.intp,), lambda b, a: _column(b, a, stride, I32))
 
 
 def _six_bits(b, low, high):
@@ -142,15 +148,18 @@ def _bytes16(b, low, high):
     return b.bitcast(words, I8X16)
 
 
+d18, d22, d34 = (column_half(n) for n in (18, 22, 34))
+d_m20, d_m24, half_low, half_high = column_i32(20), column_i32(24), half(8, 0), half(8, 16)
 six_bits = instruction(f32x8, (types.int64, types.int64), _six_bits)
 bytes16 = instruction(i8x16, (types.int64, types.int64), _bytes16)
 # the 8 bytes of a word as float32
-bytes_f32 = instruction(f32x8, (types.int64,), lambda b, x: b.uitofp(b.zext(b.bitcast(x, I8X8), ir.VectorType(I32, 8)), f32x8.llvm))
+bytes_f32 = instruction(f32x8, (types.int64,), lambda b, x: b.uitofp(b.zext(b.bitcast(x, I8X8), i32x8.llvm), f32x8.llvm))
 # the 8 bytes of a word, each twice
 bytes_twice = instruction(
     i16x16, (types.int64,),
     lambda b, x: b.zext(shuffle(b, b.bitcast(x, I8X8), b.bitcast(x, I8X8), [i // 2 for i in range(16)]), i16x16.llvm),
 )  # fmt: skip
+ones = instruction(i16x16, (), lambda b: constant(16, "i16", [1] * 16))
 unsigned = instruction(i32x16, (i8x16,), lambda b, x: b.zext(x, i32x16.llvm))
 signed = instruction(i32x16, (i8x16,), lambda b, x: b.sext(x, i32x16.llvm))
 unsigned_16 = instruction(i16x16, (i8x16,), lambda b, x: b.zext(x, i16x16.llvm))
@@ -162,13 +171,14 @@ unsigned_16 = instruction(i16x16, (i8x16,), lambda b, x: b.zext(x, i16x16.llvm))
 @inline
 def q4_0(w):
     values = nibbles(w + 2, w + 20), nibbles(w + 38, w + 56), nibbles(w + 74, w + 92), nibbles(w + 110, w + 128)
-    return values, column18(w), no_scales(), splat8(f32(0)), no_mins()
+    return values, d18(w), no_scales(), splat8(f32(0)), no_mins()
 
 
 @inline
 def q4_1(w):
     values = nibbles(w + 4, w + 24), nibbles(w + 44, w + 64), nibbles(w + 84, w + 104), nibbles(w + 124, w + 144)
-    return values, column20(w), no_scales(), column20(w + 2), ones()
+    d_m = d_m20(w)
+    return values, half_low(d_m), no_scales(), half_high(d_m), ones()
 
 
 @inline
@@ -179,7 +189,7 @@ def q5_0(w):
         nibbles(w + 94, w + 116) | fifths(w + 90, w + 112),
         nibbles(w + 138, w + 160) | fifths(w + 134, w + 156),
     )
-    return values, column22(w), no_scales(), splat8(f32(0)), no_mins()
+    return values, d22(w), no_scales(), splat8(f32(0)), no_mins()
 
 
 @inline
@@ -190,7 +200,8 @@ def q5_1(w):
         nibbles(w + 104, w + 128) | fifths(w + 100, w + 124),
         nibbles(w + 152, w + 176) | fifths(w + 148, w + 172),
     )
-    return values, column24(w), no_scales(), column24(w + 2), ones()
+    d_m = d_m24(w)
+    return values, half_low(d_m), no_scales(), half_high(d_m), ones()
 
 
 @inline
@@ -199,7 +210,7 @@ def q8_0(w):
         halves_at(w + 2, w + 36) ^ 128, halves_at(w + 70, w + 104) ^ 128,
         halves_at(w + 138, w + 172) ^ 128, halves_at(w + 206, w + 240) ^ 128,
     )  # fmt: skip
-    return values, column34(w), no_scales(), splat8(f32(0)), no_mins()
+    return values, d34(w), no_scales(), splat8(f32(0)), no_mins()
 
 
 @inline
@@ -284,8 +295,3 @@ def iq4_xs(w):
         levels(nibbles(w + 72, w + 88)), levels(nibbles(w + 104, w + 120)),
     )  # fmt: skip
     return values, factor, no_scales(), splat8(f32(0)), no_mins()
-
-
-column18, column20, column22, column24, column34 = (column(n) for n in (18, 20, 22, 24, 34))
-nibble_high = instruction(i8x64, (i8x64,), lambda b, x: _field(b, x, [4] * 16, 15))
-ones = instruction(i16x16, (), lambda b: constant(16, "i16", [1] * 16))

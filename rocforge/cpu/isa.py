@@ -7,10 +7,7 @@ wide registers gets several narrow ones. Addresses are plain integers (`intp`).
 
 import operator
 
-import functools
-import os
-
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global
@@ -28,17 +25,6 @@ ELEMENT = {
 # Integers of every width are int64 in a kernel: Numba makes a float of a sum of signed and unsigned.
 SCALAR = {"i8": types.int64, "i16": types.int64, "i32": types.int64, "i64": types.int64, "f32": types.float32, "f64": types.float64}
 I8, I32, I64, F16, F32 = (ELEMENT[e] for e in ("i8", "i32", "i64", "f16", "f32"))
-
-
-@functools.cache
-def tier() -> str:
-    """What kernels may use beyond portable LLVM on this host: "generic" (nothing) or "avx512vnni".
-
-    ROCFORGE_CPU_ISA=generic forces the former. Integer sums are exact, so both give the same bits.
-    """
-    features = binding.get_host_cpu_features()
-    best = "avx512vnni" if all(features.get(f) for f in ("avx512f", "avx512bw", "avx512vnni")) else "generic"
-    return os.environ.get("ROCFORGE_CPU_ISA") or best
 
 
 class Vec(types.Type):
@@ -207,14 +193,17 @@ load_f32, load_i64, load_i32 = load_scalar("f32"), load_scalar("i64"), load_scal
 load_i8, load_i16 = load_scalar("i8"), load_scalar("i16")
 store_f32, store_i16, store_i64 = (store_scalar(e) for e in ("f32", "i16", "i64"))
 
-prefetch = instruction(
-    None,
-    (types.intp,),
-    lambda b, a: call(
-        b, "llvm.prefetch.p0", ir.VoidType(), [ir.PointerType(I8), I32, I32, I32],
-        [pointer(b, a, I8), I32(0), I32(3), I32(1)],
-    ),
-)
+
+def _prefetch(locality):
+    """-> intrinsic(address): ask for the cache line; locality 3 is the first-level cache, 2 the second."""
+    arguments = [ir.PointerType(I8), I32, I32, I32]
+    emit = lambda b, a: call(
+        b, "llvm.prefetch.p0", ir.VoidType(), arguments, [pointer(b, a, I8), I32(0), I32(locality), I32(1)]
+    )
+    return instruction(None, (types.intp,), emit)
+
+
+prefetch, prefetch_far = _prefetch(3), _prefetch(2)
 as_f32 = instruction(types.float32, (types.int64,), lambda b, w: b.bitcast(b.trunc(w, I32), F32))
 
 

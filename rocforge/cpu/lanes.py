@@ -12,7 +12,6 @@ from rocforge.cpu.isa import (
     I32,
     I64,
     Vec,
-    call,
     constant,
     f32x16,
     i32x16,
@@ -81,17 +80,18 @@ spread_pair = _spread_word(i16x32)
 # ---- from one kind of lanes to another
 
 
-def _half(shift):
-    """-> intrinsic(words) -> the half that begins at bit `shift` of each, as float32."""
+def half(n, shift):
+    """-> intrinsic(n words) -> the half that begins at bit `shift` of each, as float32."""
+    words, singles = Vec(n, "i32"), Vec(n, "f32")
 
     def emit(b, x):
-        short = b.trunc(b.lshr(x, constant(ROWS, "i32", [shift] * ROWS)), I16X16)
-        return b.fpext(b.bitcast(short, F16X16), f32x16.llvm)
+        short = b.trunc(b.lshr(x, constant(n, "i32", [shift] * n)), ir.VectorType(ELEMENT["i16"], n))
+        return b.fpext(b.bitcast(short, ir.VectorType(F16, n)), singles.llvm)
 
-    return instruction(f32x16, (i32x16,), emit)
+    return instruction(singles, (words,), emit)
 
 
-half_low, half_high = _half(0), _half(16)
+half_low, half_high = half(ROWS, 0), half(ROWS, 16)
 as_bytes = instruction(i8x64, (i32x16,), lambda b, x: b.bitcast(x, i8x64.llvm))
 as_words = instruction(i32x16, (i8x64,), lambda b, x: b.bitcast(x, i32x16.llvm))
 to_f32 = instruction(f32x16, (i32x16,), lambda b, x: b.sitofp(x, f32x16.llvm))

@@ -15,6 +15,7 @@ from rocforge.cpu.epilogue import finish
 from rocforge.cpu.groups import f32x8, i16x16
 from rocforge.cpu.isa import (
     ELEMENT,
+    I64,
     call,
     f32x16,
     fma,
@@ -23,6 +24,7 @@ from rocforge.cpu.isa import (
     load,
     pointer,
     prefetch,
+    prefetch_far,
     shuffle,
     stack,
     store,
@@ -31,17 +33,20 @@ from rocforge.cpu.isa import (
 )
 from rocforge.cpu.lanes import to_f32
 from rocforge.cpu.threads import inline, kernel, share, words
+from rocforge.cpu.tier import tier
 from rocforge.gguf.formats import IQ4_NL, IQ4_XS, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0
 
 # Tokens of a step, at the most, for which reading rows beats unpacking tiles.
-FEW = 4
+FEW = 3
 GROUP = 256
-# How far ahead of their use weights are asked for, in columns: enough to cover the memory's latency.
-AHEAD = 8 * GROUP
+# How far ahead of their use weights are asked for: into the second-level cache by columns, enough to
+# cover the memory's latency, and by groups into the first, which has few lines to wait for at a time.
+AHEAD, NEAR = 32 * GROUP, 2
 
 load_lanes, store_lanes, zero_lanes, fused = load(16, "f32"), store(16, "f32"), zero(16, "f32"), fma(16)
 _acc, _rows = stack(64 * FEW), stack(2 * 512)
-_values, _scales, _sums = stack(GROUP * FEW), stack(32 * FEW), stack(32 * FEW)
+# Room for whole vectors, in which they are cleared.
+_values, _scales, _sums = stack(GROUP * FEW), stack(64 * FEW), stack(64 * FEW)
 
 
 def _twice(vector, half):
@@ -64,6 +69,8 @@ load_sums = instruction(
     i32x16, (types.intp,), lambda b, a: b.sext(b.load(pointer(b, a, i16x16.llvm), align=1), i32x16.llvm)
 )
 fold8 = sum_f32(8)
+# Whether what is unpacked stays in registers from one token to the next: 16 narrow ones do not hold it.
+has_registers = instruction(types.int64, (), lambda b: I64(int(tier() == "avx512vnni")))
 _half = lambda first: instruction(f32x8, (f32x16,), lambda b, x: shuffle(b, x, x, range(first, first + 8)))
 lower, upper = _half(0), _half(8)
 copy = instruction(
@@ -113,6 +120,7 @@ def rows(args, tid, team, unpack, dot, layout, offset):
     row_bytes, group_bytes = K // block * block_bytes, GROUP // block * block_bytes
     acc, tail_rows = _acc(), _rows()
     ahead_rows, ahead_columns = AHEAD // K * 2, AHEAD % K
+    wrap = (K - ahead_columns + GROUP - 1) // GROUP * GROUP
     whole = K // GROUP * GROUP
     tail_bytes = (K - whole) // block * block_bytes
     tail_values, tail_scales, tail_sums = _values(), _scales(), _sums()
@@ -130,34 +138,34 @@ def rows(args, tid, team, unpack, dot, layout, offset):
     start, stop = share((N + 1) // 2, tid, team)
     for pair in range(start, stop):
         n = 2 * pair
-        row = w + row_bytes * n
-        next_row = w + row_bytes * min(n + 1, N - 1)
+        a, b = w + row_bytes * n, w + row_bytes * min(n + 1, N - 1)
+        x, x_scales, x_sums, stride = values, scales, sums, K
+        fetched = a + ahead_rows * row_bytes + ahead_columns // block * block_bytes
         for t in range(T):
             store_lanes(acc + 64 * t, zero_lanes())
         for k in range(0, K, GROUP):
-            at = k // block * block_bytes
-            a, b = row + at, next_row + at
-            x, x_scales, x_sums, stride = values + k, scales + k // 8, sums + k // 8, K
             if k == whole:
                 copy(tail_rows, a, tail_bytes)
                 copy(tail_rows + 512, b, tail_bytes)
                 a, b = tail_rows, tail_rows + 512
                 x, x_scales, x_sums, stride = tail_values, tail_scales, tail_sums, GROUP
-            fetched = row + ahead_rows * row_bytes
-            if k + ahead_columns < K:
-                fetched += (k + ahead_columns) // block * block_bytes
-            else:
-                fetched += 2 * row_bytes + (k + ahead_columns - K) // block * block_bytes
+            if k == wrap:
+                fetched += row_bytes  # over the row that comes second in a pair
             for i in range(0, group_bytes, 64):
-                prefetch(fetched + i)
-                prefetch(fetched + row_bytes + i)
-            first, second = unpack(a), unpack(b)
+                prefetch_far(fetched + i)
+                prefetch_far(fetched + row_bytes + i)
+                prefetch(a + NEAR * group_bytes + i)
+                prefetch(b + NEAR * group_bytes + i)
             for t in range(T):
+                if t == 0 or not has_registers():
+                    first, second = unpack(a), unpack(b)
                 to, i = acc + 64 * t, stride * t
                 part = add_group(
                     load_lanes(to), first, second, x + i, x_scales + i // 8, x_sums + i // 8, dot, offset, n_scales, has_mins
                 )
                 store_lanes(to, part)
+            a, b, fetched = a + group_bytes, b + group_bytes, fetched + group_bytes
+            x, x_scales, x_sums = x + GROUP, x_scales + GROUP // 8, x_sums + GROUP // 8
         for t in range(T):
             sums8 = load_lanes(acc + 64 * t)
             finish(fold8(lower(sums8)), bias, residual, out, t, n, residual_stride, out_stride)
@@ -165,7 +173,7 @@ def rows(args, tid, team, unpack, dot, layout, offset):
                 finish(fold8(upper(sums8)), bias, residual, out, t, n + 1, residual_stride, out_stride)
 
 
-# What is taken off each value follows the layout; values of all 8 bits need the dot product that takes them.
+# After its layout, what each value is too large by. Values of 8 bits need the dot product that takes them.
 ROWS = {
     Q4_0: kernel(lambda args, tid, team: rows(args, tid, team, groups.q4_0, dot4_small, decode.Q4_0, 8)),
     Q4_1: kernel(lambda args, tid, team: rows(args, tid, team, groups.q4_1, dot4_small, decode.Q4_1, 0)),

@@ -27,9 +27,16 @@ from llvmlite import ir
 from numba import cfunc, njit, types
 from numba.extending import intrinsic
 
-from rocforge.cpu.isa import I8, I32, I64, as_f32, call, instruction, load_i64, pointer, store_i64, tier
+from rocforge.cpu.isa import I8, I32, I64, as_f32, call, instruction, load_i64, pointer, store_i64
+from rocforge.cpu.tier import tier
 
 log = logging.getLogger(__name__)
+
+# Numba settles on the machine that it compiles for when the first function is decorated. A forced tier
+# is compiled for a machine that has no more than that; the generic one for this host, whose halves and
+# fused products it takes from the compiler.
+if os.environ.get("ROCFORGE_CPU_ISA") == "avx2":
+    numba.config.CPU_NAME, numba.config.CPU_FEATURES = "haswell", ""
 
 # What every function below a kernel is compiled with: inlined, no exceptions, no fastmath
 # (the order of a sum is part of the contract), and without the wrappers that Python would call it

@@ -1,4 +1,4 @@
-"""decode: the tables agree with the formats, and no unpacker reads outside of its rows."""
+"""decode: the tables agree with the formats, and no kernel reads outside of its rows."""
 
 import subprocess
 import sys
@@ -25,6 +25,7 @@ import numpy as np
 from rocforge.cpu.embed import embed
 from rocforge.cpu.layout import matrix
 from rocforge.cpu.matmul import linear
+from rocforge.cpu.rows import FEW
 from rocforge.gguf.formats import SUPPORTED
 from tests.ops.blocks import random_blocks, random_q8
 
@@ -32,19 +33,20 @@ PAGE = mmap.PAGESIZE
 libc = ctypes.CDLL(None, use_errno=True)
 rng = np.random.default_rng(0)
 for format in SUPPORTED:
-    for rows, columns in ((1, format.block), (17, 3 * format.block)):
+    for rows, columns in ((1, format.block), (17, 3 * format.block), (3, 9 * format.block)):
         data = random_blocks(format, rows, columns, rng)
         inner = -(-data.nbytes // PAGE) * PAGE
         memory = mmap.mmap(-1, inner + 2 * PAGE)
         bytes_ = np.frombuffer(memory, np.uint8)
         for wall in (0, inner + PAGE):
             assert libc.mprotect(ctypes.c_void_p(bytes_.ctypes.data + wall), PAGE, 0) == 0  # 0: no access
-        x = rng.standard_normal((2, columns)).astype(np.float32) if format.is_float else random_q8(2, columns, rng)
         for start in (PAGE, PAGE + inner - data.nbytes):  # against the wall before, and the one behind
             held = bytes_[start : start + data.nbytes]
             held[:] = data.reshape(-1)
             w = matrix(held, format, rows, columns)
-            linear(x, (w,), None, None, np.empty((2, rows), np.float32))
+            for T in (1, FEW, FEW + 1):  # both kernels
+                x = rng.standard_normal((T, columns)).astype(np.float32) if format.is_float else random_q8(T, columns, rng)
+                linear(x, (w,), None, None, np.empty((T, rows), np.float32))
             embed(np.array([0, rows - 1], np.int32), w, np.empty((2, columns), np.float32))
     print(format.name)
 """
