@@ -26,7 +26,7 @@ from rocforge.kernels.attention_block import (
     share_of,
     tile_of,
 )
-from rocforge.kernels.launch import launch
+from rocforge.kernels.launch import launch, scratch
 
 
 class DecodeTile(NamedTuple):
@@ -163,8 +163,8 @@ def launch_splits(kernel, programs: int, BN: int, inputs: tuple, sizes: tuple, s
     splits = max(1, min(splits, triton.cdiv(P * shape["PAGE"], BN), MAX_SPLITS))
     parts = [None] * 3
     if splits > 1:
-        shapes = (T, H, splits, shape["D"]), (T, H, splits), (T, H, splits)
-        parts = [torch.empty(s, dtype=torch.float32, device=out.device) for s in shapes]
+        shapes = {"attention_acc": (T, H, splits, shape["D"]), "attention_m": (T, H, splits), "attention_l": (T, H, splits)}
+        parts = [scratch(tag, size, torch.float32, out) for tag, size in shapes.items()]
     launch(kernel, (T, programs, splits), *inputs, *parts, *sizes, **shape, BN=BN, **options)
     if splits > 1:
         launch(join_splits, (T * H,), *parts, out, splits, num_warps=JOIN_WARPS, D=shape["D"], BD=shape["BD"], BS=BS)
