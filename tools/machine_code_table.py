@@ -19,7 +19,7 @@ def line(name: str, rows: list[dict]) -> list:
         name,
         len(rows),
         sum(r["spills"] > 0 for r in rows),
-        f"{max(r['lds_bytes'] for r in rows) / 1024:g} KiB",
+        f"{max(r['lds_bytes'] for r in rows) / 1024:.3g} KiB",
         f"{sum(r['matrix'] > 0 for r in products)} of {len(products)}",
         f"{sum(r['dot'] > 0 for r in gemv)} of {len(gemv)}",
         f"{q4_k['vgprs']} / {q4_k['waves_per_simd']}",
