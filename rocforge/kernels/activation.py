@@ -46,6 +46,6 @@ def swiglu(gate_up: torch.Tensor, out: "torch.Tensor | Q8") -> None:
     assert gate_up.is_contiguous(), gate_up.stride()
     if isinstance(out, Q8):
         grid = T, triton.cdiv(F // 32, BLOCKS)
-        launch(swiglu_q8, grid, gate_up, *out, F, num_warps=WARPS, BB=BLOCKS)
+        launch(swiglu_q8, grid, gate_up, *out, F, num_warps=WARPS, fuses=False, BB=BLOCKS)
     else:
-        launch(swiglu_f32, (T, triton.cdiv(F, VALUES)), gate_up, out, F, num_warps=WARPS, BF=VALUES)
+        launch(swiglu_f32, (T, triton.cdiv(F, VALUES)), gate_up, out, F, num_warps=WARPS, fuses=False, BF=VALUES)

@@ -71,23 +71,22 @@ def rows_of(pages, g, G, first, last, BN: tl.constexpr, PAGE: tl.constexpr):
 
 @triton.jit
 def load_rows(values, scales, rows, D: tl.constexpr, BD: tl.constexpr, AXIS: tl.constexpr, KIND: tl.constexpr):
-    """These rows of a cache along AXIS, [BN, BD] or [BD, BN], as type KIND, 0 beyond D; of Q8 if there are scales."""
+    """These rows of a cache along AXIS, [BN, BD] or [BD, BN], as type KIND; of Q8 if there are scales.
+
+    Beyond D they are numbers of no meaning."""
     BN: tl.constexpr = rows.shape[0]
-    rows, d = tl.expand_dims(rows.to(tl.int64), AXIS), tl.expand_dims(tl.arange(0, BD), 1 - AXIS)
-    at = values + rows * D + d
-    if D == BD:
-        x = tl.load(at).to(KIND)
+    rows = tl.expand_dims(rows.to(tl.int64), AXIS)
+    # Beyond D the row's last elements again: masks would cost registers and, on AMD, branches.
+    if D % 8 == 0:
+        d = tl.minimum(tl.arange(0, BD) // 8, D // 8 - 1) * 8 + tl.arange(0, BD) % 8
     else:
-        x = tl.load(at, mask=d < D, other=0).to(KIND)
+        d = tl.minimum(tl.arange(0, BD), D - 1)
+    x = tl.load(values + rows * D + tl.expand_dims(d, 1 - AXIS)).to(KIND)
     if scales is None:
         return x
     else:
-        block = tl.expand_dims(tl.arange(0, BD // 32), 1 - AXIS)
-        at = scales + rows * (D // 32) + block
-        if D == BD:
-            scale = tl.load(at).to(KIND)
-        else:
-            scale = tl.load(at, mask=block < D // 32, other=0).to(KIND)
+        block = tl.minimum(tl.arange(0, BD // 32), D // 32 - 1)
+        scale = tl.load(scales + rows * (D // 32) + tl.expand_dims(block, 1 - AXIS)).to(KIND)
         if AXIS == 1:
             scale = tl.reshape(tl.broadcast_to(scale[:, :, None], (BN, BD // 32, 32)), (BN, BD))
         else:

@@ -88,11 +88,15 @@ def test_shared_memory_suffices(table):
 
 def test_matrix_products_use_matrix_instructions(table):
     target, found = table
-    products = [row for row in found if row["kernel"].startswith("gemm") or row["op"] == "attention" and row["format"] != "f32"]
-    products = [row for row in products if row["kernel"] != "join_splits"]
-    assert len(products) > 20
+    attention = [row for row in found if row["op"] == "attention" and row["format"] != "f32"]
+    products = [row for row in found if row["kernel"].startswith("gemm")]
+    products += [row for row in attention if row["kernel"] in ("attend_tile", "attend_split")]
+    assert len(products) > 15
     if target.matrix:
         assert not wrong([row for row in products if not row["matrix"]])
+        # Heads of 256 leave RDNA3 no registers for its matrix instructions' operands: lanes multiply them.
+        on_lanes = [row for row in attention if row["kernel"] == "attend_lanes"]
+        assert not wrong([row for row in on_lanes if "D256" not in row["tile"] or not target.arch.startswith("gfx11")])
 
 
 def test_integer_products_use_dot_instructions(table):
