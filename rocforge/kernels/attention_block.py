@@ -76,11 +76,11 @@ def load_rows(values, scales, rows, D: tl.constexpr, BD: tl.constexpr, AXIS: tl.
     Beyond D they are numbers of no meaning."""
     BN: tl.constexpr = rows.shape[0]
     rows = tl.expand_dims(rows.to(tl.int64), AXIS)
-    # Beyond D the row's last elements again: masks would cost registers and, on AMD, branches.
-    if D % 8 == 0:
-        d = tl.minimum(tl.arange(0, BD) // 8, D // 8 - 1) * 8 + tl.arange(0, BD) % 8
-    else:
-        d = tl.minimum(tl.arange(0, BD), D - 1)
+    d = tl.arange(0, BD)
+    if D < BD:
+        # Beyond D the row's last elements again: a mask would cost registers and, on AMD, branches.
+        PIECE: tl.constexpr = 16 if D % 16 == 0 else (8 if D % 8 == 0 else 1)
+        d = tl.minimum(d // PIECE, D // PIECE - 1) * PIECE + d % PIECE
     x = tl.load(values + rows * D + tl.expand_dims(d, 1 - AXIS)).to(KIND)
     if scales is None:
         return x
