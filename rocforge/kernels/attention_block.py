@@ -71,22 +71,23 @@ def rows_of(pages, g, G, first, last, BN: tl.constexpr, PAGE: tl.constexpr):
 
 @triton.jit
 def load_rows(values, scales, rows, D: tl.constexpr, BD: tl.constexpr, AXIS: tl.constexpr, KIND: tl.constexpr):
-    """These rows of a cache along AXIS, [BN, BD] or [BD, BN], as type KIND; of Q8 if there are scales.
-
-    Beyond D they are numbers of no meaning."""
+    """These rows of a cache along AXIS, [BN, BD] or [BD, BN], as type KIND, 0 beyond D; of Q8 if there are scales."""
     BN: tl.constexpr = rows.shape[0]
-    rows = tl.expand_dims(rows.to(tl.int64), AXIS)
-    d = tl.arange(0, BD)
-    if D < BD:
-        # Beyond D the row's last elements again: a mask would cost registers and, on AMD, branches.
-        PIECE: tl.constexpr = 16 if D % 16 == 0 else (8 if D % 8 == 0 else 1)
-        d = tl.minimum(d // PIECE, D // PIECE - 1) * PIECE + d % PIECE
-    x = tl.load(values + rows * D + tl.expand_dims(d, 1 - AXIS)).to(KIND)
+    rows, d = tl.expand_dims(rows.to(tl.int64), AXIS), tl.expand_dims(tl.arange(0, BD), 1 - AXIS)
+    at = values + rows * D + d
+    if D == BD:
+        x = tl.load(at).to(KIND)
+    else:
+        x = tl.load(at, mask=d < D, other=0).to(KIND)
     if scales is None:
         return x
     else:
-        block = tl.minimum(tl.arange(0, BD // 32), D // 32 - 1)
-        scale = tl.load(scales + rows * (D // 32) + tl.expand_dims(block, 1 - AXIS)).to(KIND)
+        block = tl.expand_dims(tl.arange(0, BD // 32), 1 - AXIS)
+        at = scales + rows * (D // 32) + block
+        if D == BD:
+            scale = tl.load(at).to(KIND)
+        else:
+            scale = tl.load(at, mask=block < D // 32, other=0).to(KIND)
         if AXIS == 1:
             scale = tl.reshape(tl.broadcast_to(scale[:, :, None], (BN, BD // 32, 32)), (BN, BD))
         else:
