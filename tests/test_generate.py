@@ -17,9 +17,10 @@ def run(*args, stdin=""):
 
 
 def start(*args):
-    return subprocess.Popen(
-        [ROCFORGE, *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    """The program, which Ctrl-C interrupts even where these tests run in the background and ignore it."""
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen([ROCFORGE, *args], **pipes, text=True, preexec_fn=listen)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -5,7 +5,6 @@ import datetime
 import io
 import json
 import platform
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version

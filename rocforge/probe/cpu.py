@@ -76,7 +76,11 @@ def resident_bytes() -> int:
 
 
 def peak_resident_bytes() -> int:
-    """The most memory that this process has had resident at once, mapped files included."""
+    """The most memory that this program has had resident at once, mapped files included."""
+    kib = _fields(Path("/proc/self/status")).get("VmHWM:")
+    if kib:
+        return int(kib) * 1024
+    # Where there is no /proc. Of Linux this would not do: there the peak includes the process that became this one.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # man getrusage: bytes on macOS, KiB on Linux
 

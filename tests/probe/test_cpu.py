@@ -1,7 +1,10 @@
 """Cores and memory under affinity masks and control groups of both versions, on made-up system trees."""
 
 import os
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 
 from rocforge.probe import cpu
@@ -118,3 +121,11 @@ def test_this_host():
     if "avx512vnni" in host.isa:
         assert {"avx2", "avx512f"} <= set(host.isa)
     assert 0 < cpu.available_bytes() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_peak_memory_is_this_programs_and_not_its_parents():
+    """Linux hands a process's peak on to the program that it becomes, and a test runner's is large."""
+    large = np.ones(64 << 20)  # float64, touched
+    code = "from rocforge.probe.cpu import peak_resident_bytes as peak; print(peak())"
+    found = int(subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout)
+    assert 1 << 20 < found < large.nbytes < cpu.peak_resident_bytes()
