@@ -87,17 +87,21 @@ def measure(
     for i in range(WARM_UPS + repetitions):
         if report:
             report(i, WARM_UPS + repetitions)
-        steps = _Steps(runner, vocab_size, test)
-        steps.compute(test.depth)
-        start_s = time.perf_counter()
-        if test.prompt:
-            steps.compute(test.prompt)
-        else:
-            for _ in range(test.text):
-                steps.compute(1)
-        seconds = time.perf_counter() - start_s
-        rates.append(test.sequences * (test.prompt or test.text) / seconds)
+        rates.append(once(runner, vocab_size, test))
     return Result(test, tuple(rates[WARM_UPS:]))
+
+
+def once(runner: Runner, vocab_size: int, test: Workload) -> float:
+    """Tokens a second of one run, its depth computed before and not timed."""
+    steps = _Steps(runner, vocab_size, test)
+    steps.compute(test.depth)
+    start_s = time.perf_counter()
+    if test.prompt:
+        steps.compute(test.prompt)
+    else:
+        for _ in range(test.text):
+            steps.compute(1)
+    return test.sequences * (test.prompt or test.text) / (time.perf_counter() - start_s)
 
 
 class _Steps:
