@@ -102,7 +102,10 @@ def draw(
 def _fit(plan: Plan, device: Device, file: GGUFFile, sizes: dict[str, int]) -> Memory:
     """The memory plan on a device. Raises CapacityError where it does not suffice."""
     if device.kind == "cpu":
-        return allocate(plan, **sizes, weights_bytes=file.n_bytes, available_bytes=device.memory_bytes)
+        from rocforge.cpu.backend import scratch_bytes
+
+        scratch = scratch_bytes(plan.weights, sizes["tokens"])
+        return allocate(plan, **sizes, weights_bytes=file.n_bytes, scratch_bytes=scratch, available_bytes=device.memory_bytes)
     from rocforge.kernels.backend import scratch_bytes, weights_bytes
 
     return allocate(

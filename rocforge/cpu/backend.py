@@ -2,12 +2,12 @@
 
 import contextlib
 import mmap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from rocforge.cpu import threads
+from rocforge.cpu import threads, tiles
 from rocforge.cpu.activation import swiglu
 from rocforge.cpu.attention import attention
 from rocforge.cpu.embed import embed
@@ -36,6 +36,12 @@ LAUNCHERS: dict[str, Callable[..., None]] = {
 _DTYPES = {"f32": np.float32, "f16": np.float16, "i32": np.int32}
 
 
+def scratch_bytes(weights: Iterable[Any], tokens: int) -> int:
+    """Memory that a step of `tokens` tokens takes beside the plan's values."""
+    columns = [w.shape[1] for w in weights if len(w.shape) == 2 and not w.format.is_float]
+    return tiles.records_bytes(tokens, max(columns, default=0))
+
+
 # Bytes between two reports of progress while the file is read.
 _PIECE_BYTES = 64 << 20
 
@@ -47,7 +53,7 @@ class Backend:
     PROMPTS = ()
 
     def __init__(self, n_threads: int):
-        self._team = threads.Team(n_threads)
+        self._team, self._pool = threads.Team(n_threads), threads.Pool()
         self._mapped: list[np.ndarray] = []
 
     # ---- weights
@@ -76,9 +82,7 @@ class Backend:
 
     def empty(self, n_bytes: int) -> np.ndarray:
         """uint8 [n_bytes] of any content, aligned to 64 bytes."""
-        raw = np.empty(n_bytes + 64, np.uint8)
-        start = -raw.__array_interface__["data"][0] % 64
-        return raw[start : start + n_bytes]
+        return threads.aligned(n_bytes)
 
     def clear(self, buffer: np.ndarray) -> None:
         buffer.fill(0)
@@ -114,7 +118,7 @@ class Backend:
     @contextlib.contextmanager
     def record(self) -> Iterator[threads.Program]:
         """Within it, launches are recorded into the program it gives."""
-        with threads.record() as program:
+        with threads.record(self._pool) as program:
             yield program
 
     def run(self, program: threads.Program) -> None:

@@ -2,10 +2,10 @@
 
 A strip is 32 columns of 16 rows, unpacked so that whatever the format,
 
-    weight[k] = d * (scale[k // 16] * value[k]) + m * min[k // 16]
+    weight[k] = d * (scale[k // 16] * (value[k] - offset)) + m * min[k // 16]
 
-with small integers `value`, `scale`, `min` and float32 `d`, `m` (formats that subtract a minimum
-hold m = -dmin). Lane r of every vector below belongs to row r; a format leaves out what it lacks.
+with bytes 0 <= value <= 255, small integers `scale` and `min`, and float32 `d`, `m` (formats that
+subtract a minimum hold m = -dmin). Lane r of every vector below belongs to row r; a format leaves out what it lacks.
 The layouts of the blocks are those of ggml (`ggml-common.h`, `gguf.quants`).
 
 Each `unpack(w, stride, strip, raw)` unpacks one block of each of 16 rows: row r's begins at
@@ -14,12 +14,14 @@ rows are one vector, so the arithmetic below works on four columns at a time, th
 word; `raw` is scratch for RAW_BYTES.
 """
 
+from typing import NamedTuple
+
 from rocforge.cpu.isa import load, splat, store
-from rocforge.cpu.lanes import as_bytes, column_half, column_i32, half_high, half_low, lookup, store_columns
+from rocforge.cpu.lanes import column_half, column_i32, half_high, half_low, lookup, store_columns
 from rocforge.cpu.threads import inline
 
 # A strip's parts, by offset in bytes.
-VALUES = 0  # int8 [8][16 rows][4]: value[4 * i + j] of row r at (i, r, j)
+VALUES = 0  # uint8 [8][16 rows][4]: value[4 * i + j] of row r at (i, r, j)
 SCALES = 512  # int32 [2][16 rows]: of columns 0-15 and 16-31, or one for all 32
 MINS = 640  # int16 [16 rows][2]
 D = 704  # float32 [16 rows]
@@ -28,25 +30,39 @@ STRIP_BYTES = 832
 HALF = 64  # from scale 0 to scale 1; 256 from the values of columns 0-15 to those of 16-31
 
 RAW_BYTES = 64 * 52  # 208 bytes of 16 rows
+FLIP = 0x80808080  # by exclusive or: signed bytes plus 128
 
-# Of each format: columns of a block, its bytes, integer scales of a strip, whether there are minimums.
-Q4_0 = 32, 18, 0, False
-Q4_1 = 32, 20, 0, True
-Q5_0 = 32, 22, 0, False
-Q5_1 = 32, 24, 0, True
-Q8_0 = 32, 34, 0, False
-IQ4_NL = 32, 18, 0, False
-Q2_K = 256, 84, 2, True
-Q3_K = 256, 110, 2, False
-Q4_K = 256, 144, 1, True
-Q5_K = 256, 176, 1, True
-Q6_K = 256, 210, 2, False
-IQ4_XS = 256, 136, 1, False
 
-load_word, store_word, store_bytes = load(16, "i32"), store(16, "i32"), store(64, "i8")
+
+class Layout(NamedTuple):
+    """What a kernel knows of a format beside its unpack(): columns of a block, its bytes, integer scales
+    of a strip, whether there are minimums, and what each value is too large by."""
+
+    block: int
+    block_bytes: int
+    n_scales: int
+    has_mins: bool
+    offset: int
+
+
+Q4_0 = Layout(32, 18, 0, False, 8)
+Q4_1 = Layout(32, 20, 0, True, 0)
+Q5_0 = Layout(32, 22, 0, False, 16)
+Q5_1 = Layout(32, 24, 0, True, 0)
+Q8_0 = Layout(32, 34, 0, False, 128)
+IQ4_NL = Layout(32, 18, 0, False, 128)
+Q2_K = Layout(256, 84, 2, True, 0)
+Q3_K = Layout(256, 110, 2, False, 4)
+Q4_K = Layout(256, 144, 1, True, 0)
+Q5_K = Layout(256, 176, 1, True, 0)
+Q6_K = Layout(256, 210, 2, False, 32)
+IQ4_XS = Layout(256, 136, 1, False, 128)
+
+load_word, store_word = load(16, "i32"), store(16, "i32")
 store_lanes = store(16, "f32")
 splat_word = splat(16, "i32")
-level = lookup((-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113))  # kvalues_iq4nl
+# ggml's kvalues_iq4nl, -127 to 113, plus 128
+level = lookup((1, 24, 45, 63, 79, 93, 106, 118, -127, -115, -103, -90, -75, -59, -39, -15))
 
 
 @inline
@@ -75,17 +91,11 @@ def put(strip, i, values):
 
 
 @inline
-def put_signed(strip, i, values, offset):
-    """Columns 4i .. 4i+3, each less `offset`."""
-    store_bytes(strip + VALUES + 64 * i, as_bytes(values) - offset)
-
-
-@inline
-def put_nibbles(strip, raw, offset):
-    """16 bytes: their low nibbles, less `offset`, to columns 0-15, the high ones to 16-31."""
+def put_nibbles(strip, raw):
+    """16 bytes: their low nibbles to columns 0-15, the high ones to 16-31."""
     for i in range(4):
-        put_signed(strip, i, bits(word(raw, i), 0, 15), offset)
-        put_signed(strip, 4 + i, bits(word(raw, i), 4, 15), offset)
+        put(strip, i, bits(word(raw, i), 0, 15))
+        put(strip, 4 + i, bits(word(raw, i), 4, 15))
 
 
 @inline
@@ -101,10 +111,10 @@ def put_levels(strip, raw):
 
 @inline
 def unpack_q4_0(w, stride, strip, raw):
-    """d, 16 bytes of nibbles: value = nibble - 8."""
+    """d, 16 bytes of nibbles."""
     store_lanes(strip + D, column_half(w, stride))
     transpose(w + 2, stride, 16, raw)
-    put_nibbles(strip, raw, 8)
+    put_nibbles(strip, raw)
 
 
 @inline
@@ -120,26 +130,26 @@ def unpack_q4_1(w, stride, strip, raw):
     """d, m, 16 bytes of nibbles."""
     put_d_m(strip, column_i32(w, stride))
     transpose(w + 4, stride, 16, raw)
-    put_nibbles(strip, raw, 0)
+    put_nibbles(strip, raw)
 
 
 @inline
-def put_fives(strip, raw, fifth, offset):
-    """value = (nibble | bit of `fifth` << 4) - offset; bit k of the word `fifth` is column k's."""
+def put_fives(strip, raw, fifth):
+    """value = nibble | bit of `fifth` << 4; bit k of the word `fifth` is column k's."""
     for i in range(4):
         # The product puts bits 0..3 where the mask looks: into bytes 0..3.
         low = bits(((fifth >> 4 * i) & 15) * 0x00204081, 0, 1)
         high = bits(((fifth >> (16 + 4 * i)) & 15) * 0x00204081, 0, 1)
-        put_signed(strip, i, bits(word(raw, i), 0, 15) | low << 4, offset)
-        put_signed(strip, 4 + i, bits(word(raw, i), 4, 15) | high << 4, offset)
+        put(strip, i, bits(word(raw, i), 0, 15) | low << 4)
+        put(strip, 4 + i, bits(word(raw, i), 4, 15) | high << 4)
 
 
 @inline
 def unpack_q5_0(w, stride, strip, raw):
-    """d, 32 fifth bits, 16 bytes of nibbles: value = 5 bits - 16."""
+    """d, 32 fifth bits, 16 bytes of nibbles."""
     store_lanes(strip + D, column_half(w, stride))
     transpose(w + 6, stride, 16, raw)
-    put_fives(strip, raw, column_i32(w + 2, stride), 16)
+    put_fives(strip, raw, column_i32(w + 2, stride))
 
 
 @inline
@@ -147,14 +157,16 @@ def unpack_q5_1(w, stride, strip, raw):
     """d, m, 32 fifth bits, 16 bytes of nibbles."""
     put_d_m(strip, column_i32(w, stride))
     transpose(w + 8, stride, 16, raw)
-    put_fives(strip, raw, column_i32(w + 4, stride), 0)
+    put_fives(strip, raw, column_i32(w + 4, stride))
 
 
 @inline
 def unpack_q8_0(w, stride, strip, raw):
-    """d, 32 int8."""
+    """d, 32 int8, each of which plus 128 is the value."""
     store_lanes(strip + D, column_half(w, stride))
     transpose(w + 2, stride, 32, strip + VALUES)
+    for i in range(8):
+        put(strip, i, load_word(strip + VALUES + 64 * i) ^ FLIP)
 
 
 @inline
@@ -262,7 +274,7 @@ def unpack_q2_k(w, stride, strip, raw):
 def unpack_q3_k(w, stride, strip, raw):
     """32 bytes of third bits (bit j: strip j), 2 x 32 bytes as Q2_K's, 16 scales of 6 bits, d.
 
-    value = 3 bits - 4, scale = 6 bits - 32; scales i and i + 8 share a byte of low nibbles, and
+    scale = 6 bits - 32; scales i and i + 8 share a byte of low nibbles, and
     i, i + 4, i + 8, i + 12 one of high pairs.
     """
     transpose(w, stride, 96, raw)
@@ -275,12 +287,12 @@ def unpack_q3_k(w, stride, strip, raw):
     for j in range(8):
         for i in range(8):
             low, third = word(raw, 8 + 8 * (j // 4) + i), word(raw, i)
-            put_signed(strip + j * STRIP_BYTES, i, bits(low, 2 * (j % 4), 3) | bits(third, j, 1) << 2, 4)
+            put(strip + j * STRIP_BYTES, i, bits(low, 2 * (j % 4), 3) | bits(third, j, 1) << 2)
 
 
 @inline
 def unpack_q6_k(w, stride, strip, raw):
-    """128 bytes of nibbles, 64 of upper pairs, 16 int8 scales, d: value = 6 bits - 32.
+    """128 bytes of nibbles, 64 of upper pairs, 16 int8 scales, d.
 
     Of each half's 64 bytes of nibbles, the low ones are strips 0 and 1, the high ones 2 and 3.
     """
@@ -288,14 +300,14 @@ def unpack_q6_k(w, stride, strip, raw):
     put_d(strip, column_half(w + 208, stride))
     for j in range(4):
         # A byte plus 128, modulo 256, less 128 is the signed byte.
-        put_half_scales(strip + 2 * j * STRIP_BYTES, word(raw, 48 + j) ^ 0x80808080, 128)
+        put_half_scales(strip + 2 * j * STRIP_BYTES, word(raw, 48 + j) ^ FLIP, 128)
     for half in range(2):
         for j in range(4):
             at = strip + (4 * half + j) * STRIP_BYTES
             for i in range(8):
                 nibbles = bits(word(raw, 16 * half + 8 * (j % 2) + i), 4 * (j // 2), 15)
                 pairs = bits(word(raw, 32 + 8 * half + i), 2 * j, 3)
-                put_signed(at, i, nibbles | pairs << 4, 32)
+                put(at, i, nibbles | pairs << 4)
 
 
 @inline

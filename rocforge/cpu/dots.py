@@ -3,7 +3,7 @@
 from llvmlite import ir
 from numba import types
 
-from rocforge.cpu.isa import I32, Vec, call, constant, i32x16, instruction, pointer, shuffle, spread
+from rocforge.cpu.isa import I32, I64, Vec, call, constant, i32x16, instruction, pointer, shuffle, spread
 from rocforge.cpu.tier import tier
 
 i8x64, i16x32 = Vec(64, "i8"), Vec(32, "i16")
@@ -64,11 +64,22 @@ def _dot4_small(b, values, x):
     return _dot4_small_avx2(b, values, b.load(pointer(b, x, i8x64.llvm), align=1))
 
 
+def _word(b, x):
+    return b.bitcast(spread(b, b.load(pointer(b, x, I32), align=1), 16), i8x64.llvm)
+
+
 def _add_word(b, acc, values, x):
-    word = b.load(pointer(b, x, I32), align=1)
-    return _accumulate(b, acc, values, b.bitcast(spread(b, word, 16), i8x64.llvm))
+    return _accumulate(b, acc, values, _word(b, x))
 
 
+def _add_word_small(b, acc, values, x):
+    if tier() != "avx2":
+        return _add_word(b, acc, values, x)
+    return b.add(acc, _dot4_small_avx2(b, values, _word(b, x)))
+
+
+# Whether there are registers for the vectors of several tokens: 16 narrow ones are not enough.
+has_registers = instruction(types.int64, (), lambda b: I64(int(tier() == "avx512vnni")))
 # (x, y) -> x[2r] * y[2r] + x[2r+1] * y[2r+1] of signed 16-bit integers
 madd = instruction(i32x16, (i16x32, i16x32), _madd)
 # (values, x): unsigned bytes and the address of 64 signed ones -> sums of four products each
@@ -77,6 +88,8 @@ dot4 = instruction(i32x16, (i8x64, types.intp), _dot4)
 dot4_small = instruction(i32x16, (i8x64, types.intp), _dot4_small)
 # (acc, values, x): acc + the sums of four products of unsigned bytes and the four signed ones at an address
 add_word = instruction(i32x16, (i32x16, i8x64, types.intp), _add_word)
+# the same for values below 128
+add_word_small = instruction(i32x16, (i32x16, i8x64, types.intp), _add_word_small)
 
 
 # ---- sums of neighbouring lanes

@@ -40,15 +40,15 @@ _tile, _raw = stack(8 * STRIP_BYTES), stack(RAW_BYTES)
 
 
 @inline
-def store_strip(out, strip, n_scales, has_mins):
-    """out[k] = (d * scale) * value + (m * min), each step rounded, of the row in lane 0."""
+def store_strip(out, strip, layout):
+    """out[k] = (d * scale) * (value - offset) + (m * min), each step rounded, of the row in lane 0."""
     for k in range(32):
         half = k // 16
         a = load_f32(strip + D)
-        if n_scales > 0:
-            a *= f32(load_i32(strip + SCALES + half * (n_scales - 1) * HALF))
-        y = a * f32(load_i8(strip + VALUES + 64 * (k // 4) + k % 4))
-        if has_mins:
+        if layout.n_scales > 0:
+            a *= f32(load_i32(strip + SCALES + half * (layout.n_scales - 1) * HALF))
+        y = a * f32((load_i8(strip + VALUES + 64 * (k // 4) + k % 4) & 255) - layout.offset)
+        if layout.has_mins:
             y += load_f32(strip + M) * f32(load_i16(strip + MINS + 2 * half))
         store_f32(out + 4 * k, y)
 
@@ -56,15 +56,14 @@ def store_strip(out, strip, n_scales, has_mins):
 @inline
 def blocks(args, tid, team, unpack, layout):
     tokens, table, out, T, K, out_stride = words(args, 6)
-    block, block_bytes, n_scales, has_mins = layout
-    tile, raw = _tile(), _raw()
+    tile, raw, block = _tile(), _raw(), layout.block
     start, stop = share(T, tid, team)
     for t in range(start, stop):
-        row = table + K // block * block_bytes * load_i32(tokens + 4 * t)
+        row = table + K // block * layout.block_bytes * load_i32(tokens + 4 * t)
         for k in range(0, K, block):
-            unpack(row + k // block * block_bytes, 0, tile, raw)  # the same row in all 16 lanes
+            unpack(row + k // block * layout.block_bytes, 0, tile, raw)  # the same row in all 16 lanes
             for j in range(block // 32):
-                store_strip(out + out_stride * t + 4 * k + 128 * j, tile + j * STRIP_BYTES, n_scales, has_mins)
+                store_strip(out + out_stride * t + 4 * k + 128 * j, tile + j * STRIP_BYTES, layout)
 
 
 @inline

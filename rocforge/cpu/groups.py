@@ -5,21 +5,22 @@ strips of 32 columns; whatever the format,
 
     weight[k] = factor[k // 32] * scale[k // 16] * (value[k] - offset) + m * min[k // 16]
 
-with bytes 0 <= value <= 255, small integers `scale` and `min`, and float32 `factor`, `m`. Each
-function takes the address of a group and gives
+with bytes 0 <= value <= 255, small integers `scale` and `min`, and float32 `factor`, `m`; the offset is
+in decode.py's table. Each function takes the address of a group and gives
 
     values   four vectors of 64 bytes, in the order of columns
     factor   f32x8, a lane for each strip
     scales   i32x16, a lane for each 16 columns; formats with one scale a strip have it in `factor`
     m, mins  float32, and i16x16: a lane for each 16 columns
 
-zeros standing for what the format lacks. `offset` and what it lacks are told in rows.py's table.
+zeros standing for what the format lacks.
 """
 
 import numpy as np
 from llvmlite import ir
 from numba import types
 
+from rocforge.cpu.decode import level
 from rocforge.cpu.isa import (
     ELEMENT,
     F16,
@@ -40,7 +41,7 @@ from rocforge.cpu.isa import (
     spread,
     zero,
 )
-from rocforge.cpu.lanes import as_bytes, as_words, half, i8x64, lookup
+from rocforge.cpu.lanes import as_bytes, as_words, half, i8x64
 from rocforge.cpu.threads import inline
 
 f32x8, i32x8, i8x16, i16x16 = Vec(8, "f32"), Vec(8, "i32"), Vec(16, "i8"), Vec(16, "i16")
@@ -49,9 +50,6 @@ f32 = np.float32
 
 load64, load16 = load(64, "i8"), load(16, "i8")
 no_scales, no_mins, splat8 = zero(16, "i32"), zero(16, "i16"), splat(8, "f32")
-
-# decode.py's levels plus 128
-level = lookup((1, 24, 45, 63, 79, 93, 106, 118, -127, -115, -103, -90, -75, -59, -39, -15))
 
 
 # ---- bytes to values

@@ -3,8 +3,8 @@
 Block formats. With a strip's parts as decode.py names them and the activations' scale[j], for the
 32 columns j of a row
 
-    I_j = sum over the two halves of  scale * (sum of value * x)      int32, exact, below 2^24
-    M_j = sum over the two halves of  min * (sum of x)                int32, exact
+    I_j = sum over the two halves of  scale * (sum of (value - offset) * x)      int32, exact, below 2^24
+    M_j = sum over the two halves of  min * (sum of x)                          int32, exact
     c_j = d * I_j                     rounded to float32; formats with minimums then fma(m, M_j, c_j)
     p[j % 8] = fma(scale[j], c_j, p[j % 8])     from j = 0 up, the eight partial sums beginning with 0
 
@@ -35,12 +35,15 @@ from rocforge.cpu.isa import (
 from rocforge.cpu.layout import Matrix
 from rocforge.cpu.rows import FEW, ROWS
 from rocforge.cpu.threads import inline, kernel, launch, share, words
-from rocforge.cpu.tiles import TILES, TOKENS
+from rocforge.cpu.tiles import TILES, as_records, offset_of
 from rocforge.gguf.formats import BF16, F16, F32, Q8
 
 load_lanes, store_lanes = load(16, "f32"), store(16, "f32")
 load_lanes_f16, load_lanes_bf16 = load_f16(16), load_bf16(16)
 fused, fold, zero_lanes = fma(16), sum_f32(16), zero(16, "f32")
+# Tokens that a few rows are multiplied by before the next rows: floats() keeps these in a first-level cache.
+TOKENS = 64
+
 _corner, _head = stack(4 * 8), stack(4 * 16)
 
 
@@ -141,14 +144,17 @@ def linear(
     assert bias is None or bias.shape == (N,), (bias.shape, N)
     assert residual is None or residual.shape == (T, N), (residual.shape, T, N)
     assert is_float or all(part.flags.c_contiguous for part in x)
-    inputs, x_stride = ((x,), (x.strides[0],)) if is_float else (x, ())
     residual_stride = 0 if residual is None else residual.strides[0]
-    kernels = FLOATS if is_float else ROWS if T <= FEW else TILES
+    x_stride = (x.strides[0],) if is_float else ()
+    kernels, inputs = (FLOATS, (x,)) if is_float else (ROWS, x) if T <= FEW else (TILES, None)
+    offset = None
     start = 0
     for w in weights:
         rows = slice(start, start + w.rows)
         bias_rows = None if bias is None else bias[rows]
         residual_rows = None if residual is None else residual[:, rows]
         sizes = T, w.rows, K, *x_stride, residual_stride, out.strides[0]
+        if kernels is TILES and offset_of(w.format) != offset:
+            offset, inputs = offset_of(w.format), (as_records(x, w.format),)
         launch(kernels[w.format], w.data, *inputs, bias_rows, residual_rows, out[:, rows], *sizes)
         start += w.rows

@@ -10,12 +10,11 @@ from llvmlite import ir
 from numba import types
 
 from rocforge.cpu import decode, groups
-from rocforge.cpu.dots import dot4, dot4_small, i16x32, madd, sums16, sums32
+from rocforge.cpu.dots import dot4, dot4_small, has_registers, i16x32, madd, sums16, sums32
 from rocforge.cpu.epilogue import finish
 from rocforge.cpu.groups import f32x8, i16x16
 from rocforge.cpu.isa import (
     ELEMENT,
-    I64,
     call,
     f32x16,
     fma,
@@ -33,7 +32,6 @@ from rocforge.cpu.isa import (
 )
 from rocforge.cpu.lanes import to_f32
 from rocforge.cpu.threads import inline, kernel, share, words
-from rocforge.cpu.tier import tier
 from rocforge.gguf.formats import IQ4_NL, IQ4_XS, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0
 
 # Tokens of a step, at the most, for which reading rows beats unpacking tiles.
@@ -69,8 +67,6 @@ load_sums = instruction(
     i32x16, (types.intp,), lambda b, a: b.sext(b.load(pointer(b, a, i16x16.llvm), align=1), i32x16.llvm)
 )
 fold8 = sum_f32(8)
-# Whether what is unpacked stays in registers from one token to the next: 16 narrow ones do not hold it.
-has_registers = instruction(types.int64, (), lambda b: I64(int(tier() == "avx512vnni")))
 _half = lambda first: instruction(f32x8, (f32x16,), lambda b, x: shuffle(b, x, x, range(first, first + 8)))
 lower, upper = _half(0), _half(8)
 copy = instruction(
@@ -96,27 +92,27 @@ def halves(values, x, dot):
 
 
 @inline
-def add_group(acc, row, next_row, values, scales, sums, dot, offset, n_scales, has_mins):
+def add_group(acc, row, next_row, values, scales, sums, dot, layout):
     """fma(scale, c, acc) of eight strips of two rows; the activations' parts by their addresses."""
     row_values, factor, row_scales, m, mins = row
     next_values, next_factor, next_scales, next_m, next_mins = next_row
     low, high = halves(row_values, values, dot), halves(next_values, values, dot)
-    if offset != 0:
-        taken_off = load_sums(sums) * offset
+    if layout.offset != 0:
+        taken_off = load_sums(sums) * layout.offset
         low, high = low - taken_off, high - taken_off
-    if n_scales == 2:
+    if layout.n_scales == 2:
         low, high = low * row_scales, high * next_scales
     c = joined(factor, next_factor) * to_f32(sums32(low, high))
-    if has_mins:
+    if layout.has_mins:
         minimum = madd(joined_pairs(mins, next_mins), load_pairs(sums))
         c = fused(joined(m, next_m), to_f32(minimum), c)
     return fused(load_scales(scales), c, acc)
 
 
 @inline
-def rows(args, tid, team, unpack, dot, layout, offset):
+def rows(args, tid, team, unpack, dot, layout):
     w, values, scales, sums, bias, residual, out, T, N, K, residual_stride, out_stride = words(args, 12)
-    block, block_bytes, n_scales, has_mins = layout
+    block, block_bytes = layout.block, layout.block_bytes
     row_bytes, group_bytes = K // block * block_bytes, GROUP // block * block_bytes
     acc, tail_rows = _acc(), _rows()
     ahead_rows, ahead_columns = AHEAD // K * 2, AHEAD % K
@@ -157,13 +153,12 @@ def rows(args, tid, team, unpack, dot, layout, offset):
                 prefetch(a + NEAR * group_bytes + i)
                 prefetch(b + NEAR * group_bytes + i)
             for t in range(T):
+                # Without, what is unpacked would go to memory and back between tokens.
                 if t == 0 or not has_registers():
                     first, second = unpack(a), unpack(b)
                 to, i = acc + 64 * t, stride * t
-                part = add_group(
-                    load_lanes(to), first, second, x + i, x_scales + i // 8, x_sums + i // 8, dot, offset, n_scales, has_mins
-                )
-                store_lanes(to, part)
+                parts = x + i, x_scales + i // 8, x_sums + i // 8
+                store_lanes(to, add_group(load_lanes(to), first, second, *parts, dot, layout))
             a, b, fetched = a + group_bytes, b + group_bytes, fetched + group_bytes
             x, x_scales, x_sums = x + GROUP, x_scales + GROUP // 8, x_sums + GROUP // 8
         for t in range(T):
@@ -173,18 +168,18 @@ def rows(args, tid, team, unpack, dot, layout, offset):
                 finish(fold8(upper(sums8)), bias, residual, out, t, n + 1, residual_stride, out_stride)
 
 
-# After its layout, what each value is too large by. Values of 8 bits need the dot product that takes them.
+# Values of 8 bits need the dot product that takes them.
 ROWS = {
-    Q4_0: kernel(lambda args, tid, team: rows(args, tid, team, groups.q4_0, dot4_small, decode.Q4_0, 8)),
-    Q4_1: kernel(lambda args, tid, team: rows(args, tid, team, groups.q4_1, dot4_small, decode.Q4_1, 0)),
-    Q5_0: kernel(lambda args, tid, team: rows(args, tid, team, groups.q5_0, dot4_small, decode.Q5_0, 16)),
-    Q5_1: kernel(lambda args, tid, team: rows(args, tid, team, groups.q5_1, dot4_small, decode.Q5_1, 0)),
-    Q8_0: kernel(lambda args, tid, team: rows(args, tid, team, groups.q8_0, dot4, decode.Q8_0, 128)),
-    Q2_K: kernel(lambda args, tid, team: rows(args, tid, team, groups.q2_k, dot4_small, decode.Q2_K, 0)),
-    Q3_K: kernel(lambda args, tid, team: rows(args, tid, team, groups.q3_k, dot4_small, decode.Q3_K, 4)),
-    Q4_K: kernel(lambda args, tid, team: rows(args, tid, team, groups.q4_k, dot4_small, decode.Q4_K, 0)),
-    Q5_K: kernel(lambda args, tid, team: rows(args, tid, team, groups.q5_k, dot4_small, decode.Q5_K, 0)),
-    Q6_K: kernel(lambda args, tid, team: rows(args, tid, team, groups.q6_k, dot4_small, decode.Q6_K, 32)),
-    IQ4_NL: kernel(lambda args, tid, team: rows(args, tid, team, groups.iq4_nl, dot4, decode.IQ4_NL, 128)),
-    IQ4_XS: kernel(lambda args, tid, team: rows(args, tid, team, groups.iq4_xs, dot4, decode.IQ4_XS, 128)),
+    Q4_0: kernel(lambda args, tid, team: rows(args, tid, team, groups.q4_0, dot4_small, decode.Q4_0)),
+    Q4_1: kernel(lambda args, tid, team: rows(args, tid, team, groups.q4_1, dot4_small, decode.Q4_1)),
+    Q5_0: kernel(lambda args, tid, team: rows(args, tid, team, groups.q5_0, dot4_small, decode.Q5_0)),
+    Q5_1: kernel(lambda args, tid, team: rows(args, tid, team, groups.q5_1, dot4_small, decode.Q5_1)),
+    Q8_0: kernel(lambda args, tid, team: rows(args, tid, team, groups.q8_0, dot4, decode.Q8_0)),
+    Q2_K: kernel(lambda args, tid, team: rows(args, tid, team, groups.q2_k, dot4_small, decode.Q2_K)),
+    Q3_K: kernel(lambda args, tid, team: rows(args, tid, team, groups.q3_k, dot4_small, decode.Q3_K)),
+    Q4_K: kernel(lambda args, tid, team: rows(args, tid, team, groups.q4_k, dot4_small, decode.Q4_K)),
+    Q5_K: kernel(lambda args, tid, team: rows(args, tid, team, groups.q5_k, dot4_small, decode.Q5_K)),
+    Q6_K: kernel(lambda args, tid, team: rows(args, tid, team, groups.q6_k, dot4_small, decode.Q6_K)),
+    IQ4_NL: kernel(lambda args, tid, team: rows(args, tid, team, groups.iq4_nl, dot4, decode.IQ4_NL)),
+    IQ4_XS: kernel(lambda args, tid, team: rows(args, tid, team, groups.iq4_xs, dot4, decode.IQ4_XS)),
 }

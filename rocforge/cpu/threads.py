@@ -207,10 +207,34 @@ def _compiled() -> tuple[Callable, Callable]:
         return njit(types.void(*[types.intp] * 4), **options)(_lead), njit(types.void(*[types.intp] * 3), **options)(_follow)
 
 
+class Pool:
+    """Memory that launches need between them, and that nothing outlives a step in: one buffer a tag.
+
+    Programs over one pool run one after the other.
+    """
+
+    def __init__(self):
+        self._buffers: dict[str, np.ndarray] = {}
+
+    def take(self, tag: str, n_bytes: int) -> np.ndarray:
+        held = self._buffers.get(tag)
+        if held is None or len(held) < n_bytes:
+            held = self._buffers[tag] = aligned(n_bytes)
+        return held[:n_bytes]
+
+
+def aligned(n_bytes: int) -> np.ndarray:
+    """uint8 [n_bytes] of any content, beginning on a cache line."""
+    raw = np.empty(n_bytes + _LINE, np.uint8)
+    start = -raw.__array_interface__["data"][0] % _LINE
+    return raw[start : start + n_bytes]
+
+
 class Program:
     """Launches recorded once: run by `Team.run` as often as wanted, over the same buffers."""
 
-    def __init__(self):
+    def __init__(self, pool: Pool | None = None):
+        self.pool = pool or Pool()
         self._launches: list[tuple[Kernel, np.ndarray]] = []
         self._keep: list = []
         self._table = None
@@ -332,10 +356,19 @@ def launch(kernel: Kernel, *args) -> None:
     (_team.get() or _alone()).run(once)
 
 
+def scratch(tag: str, n_bytes: int) -> np.ndarray:
+    """uint8 [n_bytes] of any content, for what one launch hands to the next.
+
+    While recording, all that ask under one tag get the same memory: it holds until the next launcher asks.
+    """
+    program = _recording.get()
+    return aligned(n_bytes) if program is None else program.pool.take(tag, n_bytes)
+
+
 @contextlib.contextmanager
-def record():
+def record(pool: Pool | None = None):
     """Within it, launches are appended to the Program that it gives instead of being run."""
-    program = Program()
+    program = Program(pool)
     token = _recording.set(program)
     try:
         yield program

@@ -1,9 +1,15 @@
-"""out = x W^T for many tokens: 256 columns of 16 rows are unpacked once for up to 64 of them. See matmul.py."""
+"""out = x W^T for many tokens: 16 rows, a panel, are unpacked once for all of them. See matmul.py.
+
+A panel is unpacked to strips (decode.py) that stay in a second-level cache while all tokens pass by, a
+few at a time.
+"""
+
+import numpy as np
 
 from rocforge.cpu import decode
 from rocforge.cpu.decode import D, HALF, M, MINS, RAW_BYTES, SCALES, STRIP_BYTES, VALUES
-from rocforge.cpu.dots import add_word, madd
-from rocforge.cpu.epilogue import finish
+from rocforge.cpu.dots import add_word, add_word_small, has_registers, madd
+from rocforge.cpu.epilogue import finish, finish_16
 from rocforge.cpu.isa import (
     fma,
     heap,
@@ -21,83 +27,143 @@ from rocforge.cpu.isa import (
     zero,
 )
 from rocforge.cpu.lanes import ROWS, spread_pair, to_f32
-from rocforge.cpu.threads import inline, kernel, share, words
-from rocforge.gguf.formats import IQ4_NL, IQ4_XS, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0
+from rocforge.cpu.threads import inline, kernel, launch, scratch, share, words
+from rocforge.gguf.formats import IQ4_NL, IQ4_XS, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8, Q8_0, Format
 
 load_bytes, load_pairs, load_words = load(64, "i8"), load(32, "i16"), load(16, "i32")
 load_lanes, store_lanes, spread, spread_i32 = load(16, "f32"), store(16, "f32"), splat(16, "f32"), splat(16, "i32")
-load_half_strip, store_half_strip = load(16, "i8"), store(16, "i8")
-fused, zero_lanes, store_i32 = fma(16), zero(16, "f32"), store_scalar("i32")
+load_half_strip, store_half_strip, zero_half_strip = load(16, "i8"), store(16, "i8"), zero(16, "i8")
+fused, zero_lanes, zero_words, store_i32 = fma(16), zero(16, "f32"), zero(16, "i32"), store_scalar("i32")
+TILE = 256  # columns that are unpacked at a time, at most
 
-# Tokens that pass by a tile of weights before the next tile is unpacked: enough to make unpacking
-# cheap, few enough that their activations stay in a second-level cache.
-TOKENS = 64
-TILE = 256  # columns, at most, of a tile of blocks; its rows are the lanes of a vector
-STRIPS = TILE // 32
+# Tokens that pass by a strip before the next one: their partial sums stay in a first-level cache.
+TOKENS = 32
+FOUR = 4  # tokens at a time: their number is filled up with zeros
+SUMS = 8  # partial sums of an element
+# Of unpacked strips, as much as a second-level cache keeps beside the activations that pass by.
+PANELS_BYTES = 384 << 10
+# Shares that a thread's work comes in, at the least: what is left at the end is then little.
+SHARES = 8
 
 # Activations are kept by strip, those of a strip's tokens one behind the other, a record for each.
 X_VALUES = 0  # int8 [32]
 X_SCALE = 32  # float32
-X_STARTS = 36  # int32 [2]: what the 128 added to each weight of either half gives too much, negative
+X_STARTS = 36  # int32 [2]: of either half, what the weights' offset gives too much, negative
 X_SUMS = 44  # int16 [2]
 RECORD = 48
 
-_tile, _raw = stack(STRIPS * STRIP_BYTES), stack(RAW_BYTES)
-_acc = stack(4 * ROWS * TOKENS * STRIPS)
+_raw, _acc = stack(RAW_BYTES), stack(8 * 64 * TOKENS)
 
 
 @inline
-def gather_records(x, values, scales, sums, K, t0, count):
-    """The activations of `count` tokens from t0 on, as records [K / 32][TOKENS]."""
-    for t in range(count):
-        for j in range(K // 32):
-            i = K * (t0 + t) + 32 * j
-            record = x + RECORD * (TOKENS * j + t)
+def whole_fours(n):
+    return (n + FOUR - 1) // FOUR * FOUR
+
+
+@kernel
+def gather_records(args, tid, team):
+    values, scales, sums, records, T, K, offset = words(args, 7)
+    first, last = share(K // 32, tid, team)
+    for j in range(first, last):
+        for t in range(T):
+            i, record = K * t + 32 * j, records + RECORD * (TOKENS * (K // 32 * (t // TOKENS) + j) + t % TOKENS)
             store_half_strip(record + X_VALUES, load_half_strip(values + i))
             store_half_strip(record + X_VALUES + 16, load_half_strip(values + i + 16))
             store_f32(record + X_SCALE, load_f32(scales + i // 8))
             low, high = load_i16(sums + i // 8), load_i16(sums + i // 8 + 2)
-            store_i32(record + X_STARTS, -128 * low)
-            store_i32(record + X_STARTS + 4, -128 * high)
+            store_i32(record + X_STARTS, -offset * low)
+            store_i32(record + X_STARTS + 4, -offset * high)
             store_i32(record + X_SUMS, (low & 65535) | high << 16)
+        for t in range(T, whole_fours(T)):
+            record = records + RECORD * (TOKENS * (K // 32 * (t // TOKENS) + j) + t % TOKENS)
+            for i in range(0, RECORD, 16):
+                store_half_strip(record + i, zero_half_strip())
+
+
+def as_records(x: Q8, format: Format) -> np.ndarray:
+    """Launch what makes records [K / 32][T filled up to fours] of the activations [T, K], for weights of a format; the memory
+    that they come to."""
+    T, K = x.values.shape
+    records = scratch("records", records_bytes(T, K))
+    launch(gather_records, *x, records, T, K, offset_of(format))
+    return records
+
+
+def offset_of(format: Format) -> int:
+    """What records depend on: those made for one format serve others of its offset."""
+    return getattr(decode, format.name).offset
+
+
+def records_bytes(tokens: int, columns: int) -> int:
+    return RECORD * -(-tokens // TOKENS) * TOKENS * (columns // 32)
 
 
 @inline
-def add_strip(acc, strip, x, count, n_scales, has_mins):
-    """acc[t] = fma(scale, c, acc[t]): a strip of 16 rows times the records of `count` tokens."""
-    values = strip + VALUES
-    # vpdpbusd multiplies unsigned by signed bytes: the values plus 128.
-    w0, w1, w2, w3 = (
-        load_bytes(values) ^ 128, load_bytes(values + 64) ^ 128, load_bytes(values + 128) ^ 128, load_bytes(values + 192) ^ 128
-    )  # fmt: skip
-    w4, w5, w6, w7 = (
-        load_bytes(values + 256) ^ 128, load_bytes(values + 320) ^ 128,
-        load_bytes(values + 384) ^ 128, load_bytes(values + 448) ^ 128,
-    )  # fmt: skip
+def add_4(add, sums, w, x):
+    """The sums of four tokens plus a vector of weights times the word at x of each one's record."""
+    a, b, c, d = sums
+    return add(a, w, x), add(b, w, x + RECORD), add(c, w, x + 2 * RECORD), add(d, w, x + 3 * RECORD)
+
+
+@inline
+def starts(x, layout):
+    return spread_i32(load_i32(x)) if layout.offset != 0 else zero_words()
+
+
+@inline
+def starts_4(x, layout):
+    return starts(x, layout), starts(x + RECORD, layout), starts(x + 2 * RECORD, layout), starts(x + 3 * RECORD, layout)
+
+
+@inline
+def settle(acc, x, low, high, parts, layout):
+    """acc = fma(scale, c, acc) for the sums of one token, whose record is at x."""
+    factor, scale, next_scale, m, mins = parts
+    if layout.n_scales == 2:
+        total = fused(to_f32(high), next_scale, to_f32(low) * scale)
+    else:
+        total = to_f32(low + high)
+    c = factor * total
+    if layout.has_mins:
+        c = fused(m, to_f32(madd(mins, spread_pair(x + X_SUMS))), c)
+    store_lanes(acc, fused(spread(load_f32(x + X_SCALE)), c, load_lanes(acc)))
+
+
+@inline
+def add_strip(acc, strip, x, count, add, layout):
+    """acc[t] = fma(scale, c, acc[t]): a strip of 16 rows times the records of `count` tokens, a multiple of FOUR."""
+    w = strip + VALUES
+    w0, w1, w2, w3 = load_bytes(w), load_bytes(w + 64), load_bytes(w + 128), load_bytes(w + 192)
+    w4, w5, w6, w7 = load_bytes(w + 256), load_bytes(w + 320), load_bytes(w + 384), load_bytes(w + 448)
     d, m, mins = load_lanes(strip + D), load_lanes(strip + M), load_pairs(strip + MINS)
     # Products with d and sums of both halves are exact in float32: all their integers are below 2^24.
     scale, next_scale = to_f32(load_words(strip + SCALES)), to_f32(load_words(strip + SCALES + HALF))
-    factor = d * scale if n_scales == 1 else d
-    for t in range(count):
-        record, to = x + RECORD * t, acc + 64 * t
-        low, high = spread_i32(load_i32(record + X_STARTS)), spread_i32(load_i32(record + X_STARTS + 4))
-        low = add_word(add_word(low, w0, record), w1, record + 4)
-        low = add_word(add_word(low, w2, record + 8), w3, record + 12)
-        high = add_word(add_word(high, w4, record + 16), w5, record + 20)
-        high = add_word(add_word(high, w6, record + 24), w7, record + 28)
-        if n_scales == 2:
-            total = fused(to_f32(high), next_scale, to_f32(low) * scale)
-        else:
-            total = to_f32(low + high)
-        c = factor * total
-        if has_mins:
-            c = fused(m, to_f32(madd(mins, spread_pair(record + X_SUMS))), c)
-        store_lanes(to, fused(spread(load_f32(record + X_SCALE)), c, load_lanes(to)))
+    parts = d * scale if layout.n_scales == 1 else d, scale, next_scale, m, mins
+    if has_registers():
+        # Eight sums at a time: each waits for itself only.
+        for t in range(0, count, FOUR):
+            y, to = x + RECORD * t, acc + 64 * t
+            low, high = starts_4(y + X_STARTS, layout), starts_4(y + X_STARTS + 4, layout)
+            low, high = add_4(add, low, w0, y), add_4(add, high, w4, y + 16)
+            low, high = add_4(add, low, w1, y + 4), add_4(add, high, w5, y + 20)
+            low, high = add_4(add, low, w2, y + 8), add_4(add, high, w6, y + 24)
+            low, high = add_4(add, low, w3, y + 12), add_4(add, high, w7, y + 28)
+            settle(to, y, low[0], high[0], parts, layout)
+            settle(to + 64, y + RECORD, low[1], high[1], parts, layout)
+            settle(to + 128, y + 2 * RECORD, low[2], high[2], parts, layout)
+            settle(to + 192, y + 3 * RECORD, low[3], high[3], parts, layout)
+    else:
+        for t in range(count):
+            y = x + RECORD * t
+            low, high = starts(y + X_STARTS, layout), starts(y + X_STARTS + 4, layout)
+            low = add(add(add(add(low, w0, y), w1, y + 4), w2, y + 8), w3, y + 12)
+            high = add(add(add(add(high, w4, y + 16), w5, y + 20), w6, y + 24), w7, y + 28)
+            settle(acc + 64 * t, y, low, high, parts, layout)
 
 
 @inline
 def fetch_ahead(w, top, k, rows, row_bytes, tile_bytes, K):
-    """Ask for the tile after next: 16 rows are more streams than a processor follows by itself."""
+    """Ask for the 256 columns after the next: 16 rows are more streams than a processor follows by itself."""
     k += 2 * TILE
     if k >= K:
         k, top = k - K, top + rows
@@ -108,65 +174,87 @@ def fetch_ahead(w, top, k, rows, row_bytes, tile_bytes, K):
 
 
 @inline
-def folded(acc):
-    """The eight partial sums, TOKENS vectors apart, as halves folded onto each other."""
-    step = 64 * TOKENS
-    even = (load_lanes(acc) + load_lanes(acc + 4 * step)) + (load_lanes(acc + 2 * step) + load_lanes(acc + 6 * step))
-    odd = (load_lanes(acc + step) + load_lanes(acc + 5 * step)) + (load_lanes(acc + 3 * step) + load_lanes(acc + 7 * step))
-    return even + odd
+def unpack_panel(w, top, rows, stride, K, strips, raw, unpack, layout):
+    """All columns of the rows from `top` on, as strips."""
+    block, block_bytes = layout.block, layout.block_bytes
+    row_bytes = K // block * block_bytes
+    for k in range(0, K, TILE):
+        fetch_ahead(w, top, k, rows, row_bytes, TILE // block * block_bytes, K)
+        for j in range(k, min(k + TILE, K), block):
+            unpack(w + top * row_bytes + j // block * block_bytes, stride, strips + j // 32 * STRIP_BYTES, raw)
 
 
 @inline
-def tiles(args, tid, team, unpack, layout):
-    w, values, scales, sums, bias, residual, out, T, N, K, residual_stride, out_stride = words(args, 12)
-    block, block_bytes, n_scales, has_mins = layout
-    row_bytes = K // block * block_bytes
-    # A matrix with fewer rows than a tile goes row by row, each filling all lanes.
-    rows, stride = (ROWS, row_bytes) if N >= ROWS else (1, 0)
-    tile, raw, acc = _tile(), _raw(), _acc()
-    memory = heap(RECORD * TOKENS * (K // 32) + 64)
-    x = (memory + 63) // 64 * 64
-    n_tiles, kept = (N + rows - 1) // rows, -1
-    start, stop = share((T + TOKENS - 1) // TOKENS * n_tiles, tid, team)
-    for item in range(start, stop):
-        t0, n0 = item // n_tiles * TOKENS, item % n_tiles * rows
-        count = min(TOKENS, T - t0)
-        if t0 != kept:
-            gather_records(x, values, scales, sums, K, t0, count)
-            kept = t0
-        # The last tile begins early enough to be whole; its rows before n0 are not stored.
-        top = min(n0, N - rows)
-        for j in range(STRIPS):
-            for t in range(count):
-                store_lanes(acc + 64 * (TOKENS * j + t), zero_lanes())
-        for k in range(0, K, TILE):
-            columns = min(TILE, K - k)
-            fetch_ahead(w, top, k, rows, row_bytes, TILE // block * block_bytes, K)
-            for j in range(0, columns, block):
-                at = w + top * row_bytes + (k + j) // block * block_bytes
-                unpack(at, stride, tile + j // 32 * STRIP_BYTES, raw)
-            for j in range(columns // 32):
-                records = x + RECORD * TOKENS * (k // 32 + j)
-                add_strip(acc + 64 * TOKENS * j, tile + j * STRIP_BYTES, records, count, n_scales, has_mins)
+def add_panel(acc, strips, x, stride, K, count, add, layout):
+    """acc[t] = a panel times `count` tokens: the eight partial sums, halves folded onto each other.
+
+    Sums come in the order 0 4 2 6 1 5 3 7: each pair is then folded as soon as it is there, as carries
+    are in counting, and no more than four wait.
+    """
+    for i in range(SUMS):
         for t in range(count):
-            store_lanes(acc + 64 * t, folded(acc + 64 * t))
-            for n in range(n0, min(n0 + rows, N)):
-                value = load_f32(acc + 64 * t + 4 * (n - top))
-                finish(value, bias, residual, out, t0 + t, n, residual_stride, out_stride)
+            store_lanes(acc + 64 * (TOKENS * i + t), zero_lanes())
+    for j in range(K // 32):
+        add_strip(acc + 64 * TOKENS * (j % SUMS), strips + STRIP_BYTES * j, x + stride * j, count, add, layout)
+    for t in range(count):
+        at = acc + 64 * t
+        step = 64 * TOKENS
+        even = (load_lanes(at) + load_lanes(at + 4 * step)) + (load_lanes(at + 2 * step) + load_lanes(at + 6 * step))
+        odd = (load_lanes(at + step) + load_lanes(at + 5 * step)) + (load_lanes(at + 3 * step) + load_lanes(at + 7 * step))
+        store_lanes(at, even + odd)
+
+
+@inline
+def tiles(args, tid, team, unpack, add, layout):
+    w, records, bias, residual, out, T, N, K, residual_stride, out_stride = words(args, 10)
+    # A matrix with fewer rows than a panel goes row by row, each filling all lanes.
+    rows, stride = (ROWS, K // layout.block * layout.block_bytes) if N >= ROWS else (1, 0)
+    raw, acc, panel_bytes = _raw(), _acc(), K // 32 * STRIP_BYTES
+    x_stride = RECORD * TOKENS
+    at_once = max(1, PANELS_BYTES // panel_bytes)
+    memory = heap(at_once * panel_bytes + 64)
+    strips = (memory + 63) // 64 * 64
+    # Threads share the panels; where these are too few for all, tokens as well.
+    panels, blocks = (N + rows - 1) // rows, (T + TOKENS - 1) // TOKENS
+    splits = min(blocks, (SHARES * team + panels - 1) // panels)
+    item, stop = share(splits * panels, tid, team)
+    while item < stop:
+        first, n_panels = item % panels, min(at_once, panels - item % panels, stop - item)
+        for p in range(n_panels):
+            # The last panel begins early enough to be whole; its rows before its first are not stored.
+            top = min((first + p) * rows, N - rows)
+            unpack_panel(w, top, rows, stride, K, strips + p * panel_bytes, raw, unpack, layout)
+        first_block, last_block = share(blocks, item // panels, splits)
+        for t0 in range(TOKENS * first_block, min(TOKENS * last_block, T), TOKENS):
+            count = min(TOKENS, T - t0)
+            whole_count = whole_fours(count)
+            for p in range(n_panels):
+                add_panel(acc, strips + p * panel_bytes, records + RECORD * t0 * (K // 32), x_stride, K, whole_count, add, layout)
+                n0 = (first + p) * rows
+                top = min(n0, N - rows)
+                for t in range(count):
+                    if n0 == top and rows == ROWS:
+                        finish_16(load_lanes(acc + 64 * t), bias, residual, out, t0 + t, n0, residual_stride, out_stride)
+                        continue
+                    for n in range(n0, min(n0 + rows, N)):
+                        value = load_f32(acc + 64 * t + 4 * (n - top))
+                        finish(value, bias, residual, out, t0 + t, n, residual_stride, out_stride)
+        item += n_panels
     heap_free(memory)
 
 
+# Values of 8 bits need the dot product that takes them.
 TILES = {
-    Q4_0: kernel(lambda args, tid, team: tiles(args, tid, team, decode.unpack_q4_0, decode.Q4_0)),
-    Q4_1: kernel(lambda args, tid, team: tiles(args, tid, team, decode.unpack_q4_1, decode.Q4_1)),
-    Q5_0: kernel(lambda args, tid, team: tiles(args, tid, team, decode.unpack_q5_0, decode.Q5_0)),
-    Q5_1: kernel(lambda args, tid, team: tiles(args, tid, team, decode.unpack_q5_1, decode.Q5_1)),
-    Q8_0: kernel(lambda args, tid, team: tiles(args, tid, team, decode.unpack_q8_0, decode.Q8_0)),
-    Q2_K: kernel(lambda args, tid, team: tiles(args, tid, team, decode.unpack_q2_k, decode.Q2_K)),
-    Q3_K: kernel(lambda args, tid, team: tiles(args, tid, team, decode.unpack_q3_k, decode.Q3_K)),
-    Q4_K: kernel(lambda args, tid, team: tiles(args, tid, team, decode.unpack_q4_k, decode.Q4_K)),
-    Q5_K: kernel(lambda args, tid, team: tiles(args, tid, team, decode.unpack_q5_k, decode.Q5_K)),
-    Q6_K: kernel(lambda args, tid, team: tiles(args, tid, team, decode.unpack_q6_k, decode.Q6_K)),
-    IQ4_NL: kernel(lambda args, tid, team: tiles(args, tid, team, decode.unpack_iq4_nl, decode.IQ4_NL)),
-    IQ4_XS: kernel(lambda args, tid, team: tiles(args, tid, team, decode.unpack_iq4_xs, decode.IQ4_XS)),
+    Q4_0: kernel(lambda args, tid, team: tiles(args, tid, team, decode.unpack_q4_0, add_word_small, decode.Q4_0)),
+    Q4_1: kernel(lambda args, tid, team: tiles(args, tid, team, decode.unpack_q4_1, add_word_small, decode.Q4_1)),
+    Q5_0: kernel(lambda args, tid, team: tiles(args, tid, team, decode.unpack_q5_0, add_word_small, decode.Q5_0)),
+    Q5_1: kernel(lambda args, tid, team: tiles(args, tid, team, decode.unpack_q5_1, add_word_small, decode.Q5_1)),
+    Q8_0: kernel(lambda args, tid, team: tiles(args, tid, team, decode.unpack_q8_0, add_word, decode.Q8_0)),
+    Q2_K: kernel(lambda args, tid, team: tiles(args, tid, team, decode.unpack_q2_k, add_word_small, decode.Q2_K)),
+    Q3_K: kernel(lambda args, tid, team: tiles(args, tid, team, decode.unpack_q3_k, add_word_small, decode.Q3_K)),
+    Q4_K: kernel(lambda args, tid, team: tiles(args, tid, team, decode.unpack_q4_k, add_word_small, decode.Q4_K)),
+    Q5_K: kernel(lambda args, tid, team: tiles(args, tid, team, decode.unpack_q5_k, add_word_small, decode.Q5_K)),
+    Q6_K: kernel(lambda args, tid, team: tiles(args, tid, team, decode.unpack_q6_k, add_word_small, decode.Q6_K)),
+    IQ4_NL: kernel(lambda args, tid, team: tiles(args, tid, team, decode.unpack_iq4_nl, add_word, decode.IQ4_NL)),
+    IQ4_XS: kernel(lambda args, tid, team: tiles(args, tid, team, decode.unpack_iq4_xs, add_word, decode.IQ4_XS)),
 }

@@ -12,11 +12,11 @@ from tests.paths import ROOT
 
 @pytest.mark.parametrize("format", BLOCK_FORMATS, ids=str)
 def test_layout_agrees_with_format(format):
-    block, block_bytes, n_scales, has_mins = getattr(decode, format.name)
-    assert (block, block_bytes) == (format.block, format.block_bytes)
-    assert has_mins == (len(HALVES[format.name]) == 2)
-    assert n_scales in ((1, 2) if block == 256 else (0,))
-    assert block_bytes <= decode.RAW_BYTES // 16 + 2  # what is transposed; Q6_K's d is read apart
+    layout = getattr(decode, format.name)
+    assert (layout.block, layout.block_bytes) == (format.block, format.block_bytes)
+    assert layout.has_mins == (len(HALVES[format.name]) == 2)
+    assert layout.n_scales in ((1, 2) if layout.block == 256 else (0,))
+    assert layout.block_bytes <= decode.RAW_BYTES // 16 + 2  # what is transposed; Q6_K's d is read apart
 
 
 READS_UP_TO_A_WALL = """
