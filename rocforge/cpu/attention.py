@@ -6,11 +6,11 @@ from numba import types
 
 from rocforge.cpu.isa import (
     ELEMENT,
+    any_above,
     clear_outside,
     exp16,
     f32x16,
     first_lane,
-    fma,
     heap,
     heap_free,
     instruction,
@@ -30,6 +30,7 @@ from rocforge.cpu.isa import (
     zero,
 )
 from rocforge.cpu.lanes import store_columns
+from rocforge.cpu.product import add_product
 from rocforge.cpu.threads import inline, kernel, launch, real, words
 from rocforge.gguf.formats import Q8_BLOCK, Q8Cache
 
@@ -39,57 +40,18 @@ load16b = instruction(
     f32x16, (types.intp,), lambda b, a: b.sitofp(b.load(pointer(b, a, BYTES16), align=1), f32x16.llvm)
 )
 load16, load16h, store16 = load(16, "f32"), load_f16(16), store(16, "f32")
-zero16, splat16, fma16, fold16 = zero(16, "f32"), splat(16, "f32"), fma(16), sum_f32(16)
+zero16, splat16, fold16 = zero(16, "f32"), splat(16, "f32"), sum_f32(16)
 f32 = np.float32
 
 # Rows of a page; a page's scores are two vectors.
 PAGE = 32
-# Query rows (tokens times heads of one kv-head) that share a page once it is converted.
-ROWS = 64
-# Below any score: its exponential is 0.
-NEVER = f32(-1e30)
-
-
-# ---- a product of matrices
-
-
-@inline
-def add_product_1(a, b, step, n, c):
-    sums = load16(c)
-    for i in range(n):
-        sums = fma16(splat16(load_f32(a + 4 * i)), load16(b + step * i), sums)
-    store16(c, sums)
-
-
-@inline
-def add_product_4(a, a_step, b, step, n, c, c_step):
-    a1, a2, a3 = a + a_step, a + 2 * a_step, a + 3 * a_step
-    c1, c2, c3 = c + c_step, c + 2 * c_step, c + 3 * c_step
-    sums0, sums1, sums2, sums3 = load16(c), load16(c1), load16(c2), load16(c3)
-    for i in range(n):
-        row = load16(b + step * i)
-        sums0 = fma16(splat16(load_f32(a + 4 * i)), row, sums0)
-        sums1 = fma16(splat16(load_f32(a1 + 4 * i)), row, sums1)
-        sums2 = fma16(splat16(load_f32(a2 + 4 * i)), row, sums2)
-        sums3 = fma16(splat16(load_f32(a3 + 4 * i)), row, sums3)
-    store16(c, sums0)
-    store16(c1, sums1)
-    store16(c2, sums2)
-    store16(c3, sums3)
-
-
-@inline
-def add_product(a, a_step, b, step, n, c, c_step, rows):
-    """c[0:rows, 0:16] += a[0:rows, 0:n] b[0:n, 0:16], each element a sum in ascending order of n.
-
-    Rows are `a_step`, `step` and `c_step` bytes apart. Four rows of a at a time: their sums stay in
-    registers, and each row of b is read once for all four.
-    """
-    whole = rows // 4 * 4
-    for r in range(0, whole, 4):
-        add_product_4(a + a_step * r, a_step, b, step, n, c + c_step * r, c_step)
-    for r in range(whole, rows):
-        add_product_1(a + a_step * r, b, step, n, c + c_step * r)
+# Query rows (tokens times heads of one kv-head) that share a page once it is converted, at the most; they
+# are fewer where each thread would not get as many shares of the work as this.
+ROWS, SHARES = 128, 4
+# Below any score, and what a score is that a query does not see: its exponential is 0 even beside NEVER.
+NEVER, HIDDEN = f32(-1e30), f32(-np.inf)
+# A query row's state, bytes: 16 sums, the largest score.
+LARGEST, STATE = 64, 128
 
 
 # ---- a page, as float32
@@ -140,44 +102,26 @@ def scale_values(x, factor, out, n):
 
 @inline
 def fold_in_scores(scores, first, last, state, acc, padded):
-    """A query row's scores become exponentials; its sums so far are brought to the new maximum.
+    """A query row's scores become exponentials, 0 outside of first..last; its sums grow by them.
 
-    `state` holds the maximum and the sum of exponentials. Outside of first..last they become 0.
+    `state` holds the sums of exponentials, lane by lane, and the largest score so far. Where that grows,
+    what there is so far shrinks.
     """
     low, high = load16(scores), load16(scores + 64)
     if first > 0 or last < PAGE - 1:
-        low, high = clear_outside(low, first, last, NEVER), clear_outside(high, first - 16, last - 16, NEVER)
-    old = load_f32(state)
-    new = max(old, largest_lane(larger(low, high)))
-    low, high = exp16(low - new), exp16(high - new)
+        low, high = clear_outside(low, first, last, HIDDEN), clear_outside(high, first - 16, last - 16, HIDDEN)
+    largest, both = load_f32(state + LARGEST), larger(low, high)
+    if any_above(both, largest):
+        before = largest
+        largest = largest_lane(both)
+        shrink = first_lane(exp16(splat16(before - largest)))
+        store16(state, load16(state) * shrink)
+        scale_values(acc, shrink, acc, padded)
+        store_f32(state + LARGEST, largest)
+    low, high = exp16(low - largest), exp16(high - largest)
     store16(scores, low)
     store16(scores + 64, high)
-    total = load_f32(state + 4)
-    if new > old:
-        shrink = first_lane(exp16(splat16(old - new)))
-        total *= shrink
-        scale_values(acc, shrink, acc, padded)
-    store_f32(state, new)
-    store_f32(state + 4, total + fold16(low + high))
-
-
-@inline
-def attend_page(q, keys, values, first, last, D, padded, scores, states, acc, rows):
-    """`rows` query rows that all see the rows first..last of one page."""
-    for i in range(0, rows * PAGE, 16):
-        store16(scores + 4 * i, zero16())
-    for half in range(2):
-        keys_half = keys + 64 * ((D + 3) // 4 * 4) * half
-        add_product(q, 4 * D, keys_half, 64, D, scores + 64 * half, 4 * PAGE, rows)
-    for r in range(rows):
-        fold_in_scores(scores + 4 * PAGE * r, first, last, states + 8 * r, acc + 4 * padded * r, padded)
-    # Where D is not a multiple of 16 the last columns are of the next row, and nobody asks for their sums.
-    for d in range(0, D, 16):
-        v = values + 4 * (D * first + d)
-        add_product(scores + 4 * first, 4 * PAGE, v, 4 * D, last - first + 1, acc + 4 * d, 4 * padded, rows)
-
-
-# ---- the walk over tokens and pages
+    store16(state, load16(state) + (low + high))
 
 
 @inline
@@ -188,16 +132,26 @@ def rows_seen(position, window, page):
 
 
 @inline
-def seen_alike(position, stop, window, page):
-    """How many of the positions position..stop-1 see the same rows of the page."""
-    first, last = rows_seen(position, window, page)
-    n = 1
-    while position + n < stop:
-        other_first, other_last = rows_seen(position + n, window, page)
-        if other_first != first or other_last != last:
-            break
-        n += 1
-    return n
+def attend_page(q, keys, values, page, start, tokens, heads, window, D, padded, scores, states, acc):
+    """A page for `tokens` tokens from position `start` on, `heads` query rows each; each sees what it may.
+
+    A value that only some of them see is multiplied by 0 for the others.
+    """
+    rows = tokens * heads
+    for i in range(0, rows * PAGE, 16):
+        store16(scores + 4 * i, zero16())
+    add_product(q, 4 * D, keys, 64, 64 * ((D + 3) // 4 * 4), D, scores, 4 * PAGE, rows, PAGE // 16)
+    for i in range(tokens):
+        first, last = rows_seen(start + i, window, page)
+        for r in range(i * heads, (i + 1) * heads):
+            fold_in_scores(scores + 4 * PAGE * r, first, last, states + STATE * r, acc + 4 * padded * r, padded)
+    # Where D is not a multiple of 16 the last columns are of the next row, and nobody asks for their sums.
+    first, last = rows_seen(start, window, page)[0], rows_seen(start + tokens - 1, window, page)[1]
+    weights, seen = scores + 4 * first, values + 4 * D * first
+    add_product(weights, 4 * PAGE, seen, 4 * D, 64, last - first + 1, acc, 4 * padded, rows, padded // 16)
+
+
+# ---- the walk over tokens and pages
 
 
 @inline
@@ -220,10 +174,10 @@ def attend(args, tid, team):
     group, page_values, padded = H // G, PAGE * D, (D + 15) // 16 * 16
     # Where there are fewer kv-heads and tokens than threads, threads share the heads of a group.
     parts = min(group, (team + T * G - 1) // (T * G))
-    tokens_at_most = max(1, ROWS // group)
+    tokens_at_most = max(1, min(ROWS // group, T * G // (SHARES * team)))
     rows_at_most = tokens_at_most * group
     room = PAGE * (D + 4)  # of a page: K^T with D rounded up to 4, and V with what is read behind its last row
-    memory = heap(4 * (2 * room + rows_at_most * (D + padded + PAGE + 2)) + 64)
+    memory = heap(4 * (2 * room + rows_at_most * (D + padded + PAGE)) + STATE * rows_at_most + 64)
     keys = (memory + 63) // 64 * 64
     values = keys + 4 * room  # K on its way to K^T, then V
     acc = values + 4 * room
@@ -248,8 +202,8 @@ def attend(args, tid, team):
                 scale_values(query, real(scale), q + 4 * D * r, D)
                 for d in range(0, padded, 16):
                     store16(acc + 4 * (padded * r + d), zero16())
-                store_f32(states + 8 * r, NEVER)
-                store_f32(states + 8 * r + 4, f32(0))
+                store16(states + STATE * r, zero16())
+                store_f32(states + STATE * r + LARGEST, NEVER)
             first_page = max(start - window + 1, 0) // PAGE if window else 0
             for page in range(first_page, last_page + 1):
                 at = page_values * (load_i32(pages + 4 * page) * G + g)
@@ -258,20 +212,15 @@ def attend(args, tid, team):
                 convert_page(k_cache + width * at, k_scales + block, page_values, width, values, ahead)
                 transpose_keys(values, D, keys)
                 convert_page(v_cache + width * at, v_scales + block, page_values, width, values, ahead)
-                # Tokens that see the same rows of the page go together: all of them, where it is behind them.
-                i = 0
-                while i < tokens:
-                    first, last = rows_seen(start + i, window, page)
-                    n, r = seen_alike(start + i, start + tokens, window, page), i * heads
-                    if first <= last:
-                        attend_page(
-                            q + 4 * D * r, keys, values, first, last, D, padded, scores, states + 8 * r,
-                            acc + 4 * padded * r, n * heads,
-                        )  # fmt: skip
-                    i += n
+                i = max(0, page * PAGE - start)  # those before do not see it
+                r = i * heads
+                attend_page(
+                    q + 4 * D * r, keys, values, page, start + i, tokens - i, heads, window, D, padded, scores,
+                    states + STATE * r, acc + 4 * padded * r,
+                )  # fmt: skip
             for r in range(tokens * heads):
                 to = out + 4 * D * (H * (t + r // heads) + head + r % heads)
-                scale_values(acc + 4 * padded * r, f32(1) / load_f32(states + 8 * r + 4), to, D)
+                scale_values(acc + 4 * padded * r, f32(1) / fold16(load16(states + STATE * r)), to, D)
         t += tokens
     heap_free(memory)
 

@@ -320,6 +320,11 @@ larger = instruction(
     f32x16, (f32x16, f32x16), lambda b, x, y: call(b, "llvm.maxnum.v16f32", x.type, [x.type] * 2, [x, y])
 )
 largest_lane = instruction(types.float32, (f32x16,), _largest_lane)
+# (x, y) -> whether any lane of x is above y
+any_above = instruction(
+    types.boolean, (f32x16, types.float32),
+    lambda b, x, y: b.icmp_unsigned("!=", b.bitcast(b.fcmp_ordered(">", x, spread(b, y, 16)), ir.IntType(16)), ir.IntType(16)(0)),
+)  # fmt: skip
 first_lane = instruction(types.float32, (f32x16,), lambda b, x: b.extract_element(x, I32(0)))
 
 
