@@ -4,7 +4,7 @@ from llvmlite import ir
 from numba import types
 
 from rocforge.cpu.isa import I32, I64, Vec, call, constant, i32x16, instruction, pointer, shuffle, spread
-from rocforge.cpu.tier import tier
+from rocforge.cpu.tier import at_least, tier
 
 i8x64, i16x32 = Vec(64, "i8"), Vec(32, "i16")
 
@@ -51,7 +51,7 @@ def _dot4_small_avx2(b, values, x):
 
 
 def _accumulate(b, acc, values, x):
-    return (_add_dot4_vnni if tier() == "avx512vnni" else _add_dot4)(b, acc, values, x)
+    return (_add_dot4_vnni if at_least("avx512vnni") else _add_dot4)(b, acc, values, x)
 
 
 def _dot4(b, values, x):
@@ -79,7 +79,7 @@ def _add_word_small(b, acc, values, x):
 
 
 # Whether there are registers for the vectors of several tokens: 16 narrow ones are not enough.
-has_registers = instruction(types.int64, (), lambda b: I64(int(tier() == "avx512vnni")))
+has_registers = instruction(types.int64, (), lambda b: I64(int(at_least("avx512vnni"))))
 # (x, y) -> x[2r] * y[2r] + x[2r+1] * y[2r+1] of signed 16-bit integers
 madd = instruction(i32x16, (i16x32, i16x32), _madd)
 # (values, x): unsigned bytes and the address of 64 signed ones -> sums of four products each

@@ -35,7 +35,7 @@ from rocforge.cpu.isa import (
 from rocforge.cpu.layout import Matrix
 from rocforge.cpu.rows import FEW, ROWS
 from rocforge.cpu.threads import inline, kernel, launch, share, words
-from rocforge.cpu.tiles import TILES, as_records, offset_of
+from rocforge.cpu.tiles import TILES, as_records, traits
 from rocforge.gguf.formats import BF16, F16, F32, Q8
 
 load_lanes, store_lanes = load(16, "f32"), store(16, "f32")
@@ -147,14 +147,14 @@ def linear(
     residual_stride = 0 if residual is None else residual.strides[0]
     x_stride = (x.strides[0],) if is_float else ()
     kernels, inputs = (FLOATS, (x,)) if is_float else (ROWS, x) if T <= FEW else (TILES, None)
-    offset = None
+    known = None
     start = 0
     for w in weights:
         rows = slice(start, start + w.rows)
         bias_rows = None if bias is None else bias[rows]
         residual_rows = None if residual is None else residual[:, rows]
         sizes = T, w.rows, K, *x_stride, residual_stride, out.strides[0]
-        if kernels is TILES and offset_of(w.format) != offset:
-            offset, inputs = offset_of(w.format), (as_records(x, w.format),)
+        if kernels is TILES and traits(w.format) != known:
+            known, inputs = traits(w.format), (as_records(x, w.format),)
         launch(kernels[w.format], w.data, *inputs, bias_rows, residual_rows, out[:, rows], *sizes)
         start += w.rows

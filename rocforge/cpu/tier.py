@@ -1,7 +1,10 @@
 """Which instructions kernels may use on this host. Emits none."""
 
+import ctypes
 import functools
 import os
+import platform
+import sys
 
 from llvmlite import binding
 
@@ -12,7 +15,11 @@ TIERS = {
     "generic": (),
     "avx2": ("avx2", "fma", "f16c"),
     "avx512vnni": ("avx512f", "avx512bw", "avx512vl", "avx512vnni"),
+    "amx": ("avx512f", "avx512bw", "avx512vl", "avx512vnni", "amx-tile", "amx-int8"),
 }
+
+# Linux's arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA), by the number of the system call.
+_ARCH_PRCTL, _ASK, _TILE_DATA = 158, 0x1023, 18
 
 
 @functools.cache
@@ -23,7 +30,22 @@ def tier() -> str:
     """
     features = binding.get_host_cpu_features()
     found = [name for name, needed in TIERS.items() if all(features.get(f) for f in needed)]
+    if "amx" in found and not _tiles_permitted():
+        found.remove("amx")
     forced = os.environ.get("ROCFORGE_CPU_ISA") or found[-1]
     if forced not in found:
         raise DeviceError(f"ROCFORGE_CPU_ISA is {forced!r}; this machine has {', '.join(found)}")
     return forced
+
+
+def at_least(name: str) -> bool:
+    """Whether kernels may use what the tier of that name has."""
+    order = list(TIERS)
+    return order.index(tier()) >= order.index(name)
+
+
+def _tiles_permitted() -> bool:
+    """Asks the system to let this process, its threads included, use AMX's tiles: else they end it."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return False
+    return ctypes.CDLL(None).syscall(_ARCH_PRCTL, _ASK, _TILE_DATA) == 0

@@ -7,6 +7,19 @@ few at a time.
 import numpy as np
 
 from rocforge.cpu import decode
+from rocforge.cpu.amx import (
+    CONFIG_BYTES,
+    PALETTE,
+    TILE_ROW_BYTES,
+    TILE_ROWS,
+    clear_tile,
+    configure,
+    dot_tiles,
+    has_tiles,
+    load_tile,
+    release,
+    store_tile,
+)
 from rocforge.cpu.decode import D, HALF, M, MINS, RAW_BYTES, SCALES, STRIP_BYTES, VALUES
 from rocforge.cpu.dots import add_word, add_word_small, has_registers, madd
 from rocforge.cpu.epilogue import finish, finish_16
@@ -23,6 +36,8 @@ from rocforge.cpu.isa import (
     stack,
     store,
     store_f32,
+    store_i16,
+    store_i64,
     store_scalar,
     zero,
 )
@@ -33,7 +48,8 @@ from rocforge.gguf.formats import IQ4_NL, IQ4_XS, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, 
 load_bytes, load_pairs, load_words = load(64, "i8"), load(32, "i16"), load(16, "i32")
 load_lanes, store_lanes, spread, spread_i32 = load(16, "f32"), store(16, "f32"), splat(16, "f32"), splat(16, "i32")
 load_half_strip, store_half_strip, zero_half_strip = load(16, "i8"), store(16, "i8"), zero(16, "i8")
-fused, zero_lanes, zero_words, store_i32 = fma(16), zero(16, "f32"), zero(16, "i32"), store_scalar("i32")
+fused, zero_lanes, zero_words = fma(16), zero(16, "f32"), zero(16, "i32")
+store_i32, store_i8 = store_scalar("i32"), store_scalar("i8")
 TILE = 256  # columns that are unpacked at a time, at most
 
 # Tokens that pass by a strip before the next one: their partial sums stay in a first-level cache.
@@ -48,11 +64,18 @@ SHARES = 8
 # Activations are kept by strip, those of a strip's tokens one behind the other, a record for each.
 X_VALUES = 0  # int8 [32]
 X_SCALE = 32  # float32
-X_STARTS = 36  # int32 [2]: of either half, what the weights' offset gives too much, negative
+X_STARTS = 36  # int32 [2]: what the weights' offset gives too much, negative: of either half, or first of all
 X_SUMS = 44  # int16 [2]
 RECORD = 48
 
-_raw, _acc = stack(RAW_BYTES), stack(8 * 64 * TOKENS)
+# What a strip's products on AMX's tiles leave: int32 [TOKENS][2][16].
+PRODUCTS_BYTES = 128 * TOKENS
+clear_sums, clear_next_sums, store_sums, store_next_sums = clear_tile(0), clear_tile(1), store_tile(0), store_tile(1)
+load_weights, load_next_weights, load_records, load_next_records = load_tile(2), load_tile(3), load_tile(4), load_tile(5)
+dot_sums, dot_next_sums = dot_tiles(0, 4, 2), dot_tiles(1, 5, 3)
+
+_raw, _acc = stack(RAW_BYTES), stack(64 * TOKENS * SUMS)
+_products, _config = stack(2 * PRODUCTS_BYTES), stack(CONFIG_BYTES)
 
 
 @inline
@@ -62,7 +85,7 @@ def whole_fours(n):
 
 @kernel
 def gather_records(args, tid, team):
-    values, scales, sums, records, T, K, offset = words(args, 7)
+    values, scales, sums, records, T, K, offset, by_halves = words(args, 8)
     first, last = share(K // 32, tid, team)
     for j in range(first, last):
         for t in range(T):
@@ -71,7 +94,7 @@ def gather_records(args, tid, team):
             store_half_strip(record + X_VALUES + 16, load_half_strip(values + i + 16))
             store_f32(record + X_SCALE, load_f32(scales + i // 8))
             low, high = load_i16(sums + i // 8), load_i16(sums + i // 8 + 2)
-            store_i32(record + X_STARTS, -offset * low)
+            store_i32(record + X_STARTS, -offset * (low if by_halves else low + high))
             store_i32(record + X_STARTS + 4, -offset * high)
             store_i32(record + X_SUMS, (low & 65535) | high << 16)
         for t in range(T, whole_fours(T)):
@@ -81,17 +104,18 @@ def gather_records(args, tid, team):
 
 
 def as_records(x: Q8, format: Format) -> np.ndarray:
-    """Launch what makes records [K / 32][T filled up to fours] of the activations [T, K], for weights of a format; the memory
-    that they come to."""
+    """Launch what makes records [T / TOKENS][K / 32][TOKENS] of the activations [T, K], for weights of a format; the
+    memory that they come to, in which tokens are filled up to fours with zeros."""
     T, K = x.values.shape
     records = scratch("records", records_bytes(T, K))
-    launch(gather_records, *x, records, T, K, offset_of(format))
+    launch(gather_records, *x, records, T, K, *traits(format))
     return records
 
 
-def offset_of(format: Format) -> int:
-    """What records depend on: those made for one format serve others of its offset."""
-    return getattr(decode, format.name).offset
+def traits(format: Format) -> tuple[int, bool]:
+    """(offset, whether halves have scales of their own): records made for one format serve others like it."""
+    layout = getattr(decode, format.name)
+    return layout.offset, layout.n_scales == 2
 
 
 def records_bytes(tokens: int, columns: int) -> int:
@@ -106,13 +130,23 @@ def add_4(add, sums, w, x):
 
 
 @inline
-def starts(x, layout):
-    return spread_i32(load_i32(x)) if layout.offset != 0 else zero_words()
+def start(x, starts):
+    return zero_words() if starts == 0 else spread_i32(load_i32(x))
 
 
 @inline
-def starts_4(x, layout):
-    return starts(x, layout), starts(x + RECORD, layout), starts(x + 2 * RECORD, layout), starts(x + 3 * RECORD, layout)
+def starts_4(x, starts):
+    """What the sums of four tokens begin with: 0, or what is in their records."""
+    return start(x, starts), start(x + RECORD, starts), start(x + 2 * RECORD, starts), start(x + 3 * RECORD, starts)
+
+
+@inline
+def parts_of(strip, layout):
+    """What settle() needs of a strip."""
+    d, m, mins = load_lanes(strip + D), load_lanes(strip + M), load_pairs(strip + MINS)
+    # Products with d and sums of both halves are exact in float32: all their integers are below 2^24.
+    scale, next_scale = to_f32(load_words(strip + SCALES)), to_f32(load_words(strip + SCALES + HALF))
+    return d * scale if layout.n_scales == 1 else d, scale, next_scale, m, mins
 
 
 @inline
@@ -135,15 +169,12 @@ def add_strip(acc, strip, x, count, add, layout):
     w = strip + VALUES
     w0, w1, w2, w3 = load_bytes(w), load_bytes(w + 64), load_bytes(w + 128), load_bytes(w + 192)
     w4, w5, w6, w7 = load_bytes(w + 256), load_bytes(w + 320), load_bytes(w + 384), load_bytes(w + 448)
-    d, m, mins = load_lanes(strip + D), load_lanes(strip + M), load_pairs(strip + MINS)
-    # Products with d and sums of both halves are exact in float32: all their integers are below 2^24.
-    scale, next_scale = to_f32(load_words(strip + SCALES)), to_f32(load_words(strip + SCALES + HALF))
-    parts = d * scale if layout.n_scales == 1 else d, scale, next_scale, m, mins
+    parts, starts, by_halves = parts_of(strip, layout), layout.offset, layout.n_scales == 2
     if has_registers():
         # Eight sums at a time: each waits for itself only.
         for t in range(0, count, FOUR):
             y, to = x + RECORD * t, acc + 64 * t
-            low, high = starts_4(y + X_STARTS, layout), starts_4(y + X_STARTS + 4, layout)
+            low, high = starts_4(y + X_STARTS, starts), starts_4(y + X_STARTS + 4, starts * by_halves)
             low, high = add_4(add, low, w0, y), add_4(add, high, w4, y + 16)
             low, high = add_4(add, low, w1, y + 4), add_4(add, high, w5, y + 20)
             low, high = add_4(add, low, w2, y + 8), add_4(add, high, w6, y + 24)
@@ -155,10 +186,71 @@ def add_strip(acc, strip, x, count, add, layout):
     else:
         for t in range(count):
             y = x + RECORD * t
-            low, high = starts(y + X_STARTS, layout), starts(y + X_STARTS + 4, layout)
+            low, high = start(y + X_STARTS, starts), start(y + X_STARTS + 4, starts * by_halves)
             low = add(add(add(add(low, w0, y), w1, y + 4), w2, y + 8), w3, y + 12)
             high = add(add(add(add(high, w4, y + 16), w5, y + 20), w6, y + 24), w7, y + 28)
             settle(acc + 64 * t, y, low, high, parts, layout)
+
+
+# ---- with AMX
+
+
+@inline
+def configure_tiles(config, layout):
+    """Tiles 0 and 1: sums [16 tokens, 16 rows] of either half, or of a strip; 2 and 3: weights; 4 and 5: records."""
+    for i in range(0, CONFIG_BYTES, 8):
+        store_i64(config + i, 0)
+    store_i8(config + PALETTE, 1)
+    quads = 4 if layout.n_scales == 2 else 8
+    for i in range(6):
+        store_i16(config + TILE_ROW_BYTES + 2 * i, 4 * quads if i >= 4 else 64)
+        store_i8(config + TILE_ROWS + i, quads if i == 2 or i == 3 else 16)
+    configure(config)
+
+
+@inline
+def multiply_strip(products, strip, x, count, layout):
+    """products[t], int32 [2][16], = the sums of either half, or of the strip; `count` tokens, a multiple of 16."""
+    load_weights(strip + VALUES, 64)
+    if layout.n_scales == 2:
+        load_next_weights(strip + VALUES + 256, 64)
+    for t in range(0, count, 16):
+        y, to = x + RECORD * t, products + 128 * t
+        load_records(y + X_VALUES, RECORD)
+        clear_sums()
+        dot_sums()
+        if layout.n_scales == 2:
+            load_next_records(y + X_VALUES + 16, RECORD)
+            clear_next_sums()
+            dot_next_sums()
+            store_next_sums(to + 64, 128)
+        store_sums(to, 128)
+
+
+@inline
+def settle_products(acc, products, strip, x, count, layout):
+    """acc[t] = fma(scale, c, acc[t]), as add_strip() does, from what multiply_strip() left."""
+    parts, starts, by_halves = parts_of(strip, layout), layout.offset, layout.n_scales == 2
+    for t in range(count):
+        y, at = x + RECORD * t, products + 128 * t
+        low, high = load_words(at) + start(y + X_STARTS, starts), zero_words()
+        if by_halves:
+            high = load_words(at + 64) + start(y + X_STARTS + 4, starts)
+        settle(acc + 64 * t, y, low, high, parts, layout)
+
+
+@inline
+def add_panel_tiled(acc, products, strips, x, stride, K, count, layout):
+    """As add_strip() strip by strip. A strip is multiplied while the one before it is settled: in different units."""
+    multiply_strip(products, strips, x, count, layout)
+    for j in range(K // 32):
+        at, after = products + PRODUCTS_BYTES * (j % 2), products + PRODUCTS_BYTES * ((j + 1) % 2)
+        if j + 1 < K // 32:
+            multiply_strip(after, strips + STRIP_BYTES * (j + 1), x + stride * (j + 1), count, layout)
+        settle_products(acc + 64 * TOKENS * (j % SUMS), at, strips + STRIP_BYTES * j, x + stride * j, count, layout)
+
+
+# ---- a thread's share
 
 
 @inline
@@ -185,20 +277,21 @@ def unpack_panel(w, top, rows, stride, K, strips, raw, unpack, layout):
 
 
 @inline
-def add_panel(acc, strips, x, stride, K, count, add, layout):
-    """acc[t] = a panel times `count` tokens: the eight partial sums, halves folded onto each other.
-
-    Sums come in the order 0 4 2 6 1 5 3 7: each pair is then folded as soon as it is there, as carries
-    are in counting, and no more than four wait.
-    """
+def add_panel(acc, products, strips, x, stride, K, count, add, layout):
+    """acc[t] = a panel times `count` tokens: the eight partial sums, halves folded onto each other."""
     for i in range(SUMS):
         for t in range(count):
             store_lanes(acc + 64 * (TOKENS * i + t), zero_lanes())
-    for j in range(K // 32):
-        add_strip(acc + 64 * TOKENS * (j % SUMS), strips + STRIP_BYTES * j, x + stride * j, count, add, layout)
+    tiled = count // 16 * 16 if has_tiles() else 0
+    if tiled > 0:
+        add_panel_tiled(acc, products, strips, x, stride, K, tiled, layout)
+    if tiled < count:
+        for j in range(K // 32):
+            to, y = acc + 64 * (TOKENS * (j % SUMS) + tiled), x + stride * j + RECORD * tiled
+            add_strip(to, strips + STRIP_BYTES * j, y, count - tiled, add, layout)
+    step = 64 * TOKENS
     for t in range(count):
         at = acc + 64 * t
-        step = 64 * TOKENS
         even = (load_lanes(at) + load_lanes(at + 4 * step)) + (load_lanes(at + 2 * step) + load_lanes(at + 6 * step))
         odd = (load_lanes(at + step) + load_lanes(at + 5 * step)) + (load_lanes(at + 3 * step) + load_lanes(at + 7 * step))
         store_lanes(at, even + odd)
@@ -209,7 +302,9 @@ def tiles(args, tid, team, unpack, add, layout):
     w, records, bias, residual, out, T, N, K, residual_stride, out_stride = words(args, 10)
     # A matrix with fewer rows than a panel goes row by row, each filling all lanes.
     rows, stride = (ROWS, K // layout.block * layout.block_bytes) if N >= ROWS else (1, 0)
-    raw, acc, panel_bytes = _raw(), _acc(), K // 32 * STRIP_BYTES
+    raw, acc, products, config, panel_bytes = _raw(), _acc(), _products(), _config(), K // 32 * STRIP_BYTES
+    if has_tiles():
+        configure_tiles(config, layout)
     x_stride = RECORD * TOKENS
     at_once = max(1, PANELS_BYTES // panel_bytes)
     memory = heap(at_once * panel_bytes + 64)
@@ -229,7 +324,7 @@ def tiles(args, tid, team, unpack, add, layout):
             count = min(TOKENS, T - t0)
             whole_count = whole_fours(count)
             for p in range(n_panels):
-                add_panel(acc, strips + p * panel_bytes, records + RECORD * t0 * (K // 32), x_stride, K, whole_count, add, layout)
+                add_panel(acc, products, strips + p * panel_bytes, records + RECORD * t0 * (K // 32), x_stride, K, whole_count, add, layout)
                 n0 = (first + p) * rows
                 top = min(n0, N - rows)
                 for t in range(count):
@@ -241,6 +336,8 @@ def tiles(args, tid, team, unpack, add, layout):
                         finish(value, bias, residual, out, t0 + t, n, residual_stride, out_stride)
         item += n_panels
     heap_free(memory)
+    if has_tiles():
+        release()
 
 
 # Values of 8 bits need the dot product that takes them.

@@ -1,0 +1,57 @@
+"""AMX: eight tiles of up to 16 rows of 64 bytes, and products of bytes between them. Knows no op.
+
+Intel's Architecture Instruction Set Extensions reference, chapter 3. A tile's shape is set for all
+that follows by `configure`; `release` gives the tiles back, which spares the kernel from saving them. On a tier
+without them these emit nothing.
+"""
+
+from llvmlite import ir
+from numba import types
+
+from rocforge.cpu.isa import I8, I64, call, instruction, pointer
+from rocforge.cpu.tier import tier
+
+CONFIG_BYTES = 64
+# In a configuration: the palette's byte, 16-bit bytes of a row, and 8-bit rows, of each tile.
+PALETTE, TILE_ROW_BYTES, TILE_ROWS = 0, 16, 48
+
+
+def _emits(name, n_arguments, tiles):
+    """-> intrinsic of n integers: LLVM's `name`, of the tiles numbered `tiles` and then an address and a stride."""
+
+    def emit(b, *values):
+        if tier() != "amx":
+            return None
+        operands = [I8(t) for t in tiles]
+        if values:
+            operands += [pointer(b, values[0], I8), *values[1:]]
+        call(b, f"llvm.x86.{name}", ir.VoidType(), [o.type for o in operands], operands)
+
+    return instruction(None, (types.int64,) * n_arguments, emit)
+
+
+configure, release = _emits("ldtilecfg", 1, ()), _emits("tilerelease", 0, ())
+
+
+def clear_tile(i):
+    """-> intrinsic(): tile i = 0."""
+    return _emits("tilezero", 0, (i,))
+
+
+def load_tile(i):
+    """-> intrinsic(address, stride): tile i from rows `stride` bytes apart."""
+    return _emits("tileloadd64", 2, (i,))
+
+
+def store_tile(i):
+    """-> intrinsic(address, stride): tile i to rows `stride` bytes apart."""
+    return _emits("tilestored64", 2, (i,))
+
+
+def dot_tiles(c, a, b):
+    """-> intrinsic(): tile c, int32 [M, N], += tile a, int8 [M, 4 K], times tile b, uint8 [K, N, 4]: its row k holds
+    four columns of each n."""
+    return _emits("tdpbsud", 0, (c, a, b))
+
+
+has_tiles = instruction(types.int64, (), lambda b: I64(int(tier() == "amx")))

@@ -1,0 +1,98 @@
+"""AMX's tiles in memory, for machines without: import before any kernel. One thread; slow; keep no cache of what it compiles.
+
+Written after Intel's reference of the instructions (TILELOADD, TILESTORED, TDPBSUD), not after the kernels.
+"""
+
+import numpy as np
+
+from rocforge.cpu import amx, tier
+
+tier.tier = lambda: "amx"
+
+from rocforge.cpu.isa import instruction, load_i8, load_i16, load_i32, store_scalar, types  # noqa: E402
+from rocforge.cpu.threads import inline  # noqa: E402
+
+store_i8, store_i32 = store_scalar("i8"), store_scalar("i32")
+STATE = np.zeros(64 + 8 * 1024, np.uint8)
+CONFIG = STATE.ctypes.data
+TILES = CONFIG + 64
+
+
+@inline
+def configure(address):
+    for i in range(64):
+        store_i8(CONFIG + i, load_i8(address + i))
+
+
+@inline
+def release():
+    for i in range(64):
+        store_i8(CONFIG + i, 0)
+
+
+@inline
+def shape(i):
+    """(rows, bytes of a row); none where there is no configuration."""
+    return load_i8(CONFIG + 48 + i) & 255, load_i16(CONFIG + 16 + 2 * i) & 65535
+
+
+def clear_tile(i):
+    at = TILES + 1024 * i
+
+    @inline
+    def clear():
+        for k in range(1024):
+            store_i8(at + k, 0)
+
+    return clear
+
+
+def load_tile(i):
+    at = TILES + 1024 * i
+
+    @inline
+    def load(address, stride):
+        rows, columns = shape(i)
+        for k in range(1024):
+            store_i8(at + k, 0)
+        for r in range(rows):
+            for k in range(columns):
+                store_i8(at + 64 * r + k, load_i8(address + stride * r + k))
+
+    return load
+
+
+def store_tile(i):
+    at = TILES + 1024 * i
+
+    @inline
+    def store(address, stride):
+        rows, columns = shape(i)
+        for r in range(rows):
+            for k in range(columns):
+                store_i8(address + stride * r + k, load_i8(at + 64 * r + k))
+
+    return store
+
+
+def dot_tiles(c, a, b):
+    sums, left, right = (TILES + 1024 * i for i in (c, a, b))
+
+    @inline
+    def dot():
+        rows, columns = shape(c)
+        _, depth = shape(a)
+        for m in range(rows):
+            for k in range(depth // 4):
+                for n in range(columns // 4):
+                    total = load_i32(sums + 64 * m + 4 * n)
+                    for i in range(4):
+                        total += load_i8(left + 64 * m + 4 * k + i) * (load_i8(right + 64 * k + 4 * n + i) & 255)
+                    store_i32(sums + 64 * m + 4 * n, total)
+
+    return dot
+
+
+amx.configure, amx.release = configure, release
+amx.clear_tile, amx.load_tile, amx.store_tile, amx.dot_tiles = clear_tile, load_tile, store_tile, dot_tiles
+amx.has_tiles = instruction(types.int64, (), lambda b: amx.I64(1))
