@@ -54,7 +54,7 @@ TILE = 256  # columns that are unpacked at a time, at most
 
 # Tokens that pass by a strip before the next one: their partial sums stay in a first-level cache.
 TOKENS = 32
-FOUR = 4  # tokens at a time: their number is filled up with zeros
+EIGHT = 8  # tokens at a time: their number is filled up with zeros
 SUMS = 8  # partial sums of an element
 # Of unpacked strips, as much as a second-level cache keeps beside the activations that pass by.
 PANELS_BYTES = 384 << 10
@@ -79,8 +79,8 @@ _products, _config = stack(2 * PRODUCTS_BYTES), stack(CONFIG_BYTES)
 
 
 @inline
-def whole_fours(n):
-    return (n + FOUR - 1) // FOUR * FOUR
+def filled(n):
+    return (n + EIGHT - 1) // EIGHT * EIGHT
 
 
 @kernel
@@ -97,7 +97,7 @@ def gather_records(args, tid, team):
             store_i32(record + X_STARTS, -offset * (low if by_halves else low + high))
             store_i32(record + X_STARTS + 4, -offset * high)
             store_i32(record + X_SUMS, (low & 65535) | high << 16)
-        for t in range(T, whole_fours(T)):
+        for t in range(T, filled(T)):
             record = records + RECORD * (TOKENS * (K // 32 * (t // TOKENS) + j) + t % TOKENS)
             for i in range(0, RECORD, 16):
                 store_half_strip(record + i, zero_half_strip())
@@ -105,7 +105,7 @@ def gather_records(args, tid, team):
 
 def as_records(x: Q8, format: Format) -> np.ndarray:
     """Launch what makes records [T / TOKENS][K / 32][TOKENS] of the activations [T, K], for weights of a format; the
-    memory that they come to, in which tokens are filled up to fours with zeros."""
+    memory that they come to, in which tokens are filled up with zeros."""
     T, K = x.values.shape
     records = scratch("records", records_bytes(T, K))
     launch(gather_records, *x, records, T, K, *traits(format))
@@ -123,10 +123,13 @@ def records_bytes(tokens: int, columns: int) -> int:
 
 
 @inline
-def add_4(add, sums, w, x):
-    """The sums of four tokens plus a vector of weights times the word at x of each one's record."""
-    a, b, c, d = sums
-    return add(a, w, x), add(b, w, x + RECORD), add(c, w, x + 2 * RECORD), add(d, w, x + 3 * RECORD)
+def add_8(add, sums, w, x):
+    """The sums of eight tokens plus a vector of weights times the word at x of each one's record."""
+    s0, s1, s2, s3, s4, s5, s6, s7 = sums
+    return (
+        add(s0, w, x), add(s1, w, x + RECORD), add(s2, w, x + 2 * RECORD), add(s3, w, x + 3 * RECORD),
+        add(s4, w, x + 4 * RECORD), add(s5, w, x + 5 * RECORD), add(s6, w, x + 6 * RECORD), add(s7, w, x + 7 * RECORD),
+    )  # fmt: skip
 
 
 @inline
@@ -135,9 +138,11 @@ def start(x, starts):
 
 
 @inline
-def starts_4(x, starts):
-    """What the sums of four tokens begin with: 0, or what is in their records."""
-    return start(x, starts), start(x + RECORD, starts), start(x + 2 * RECORD, starts), start(x + 3 * RECORD, starts)
+def start_8(x, starts):
+    return (
+        start(x, starts), start(x + RECORD, starts), start(x + 2 * RECORD, starts), start(x + 3 * RECORD, starts),
+        start(x + 4 * RECORD, starts), start(x + 5 * RECORD, starts), start(x + 6 * RECORD, starts), start(x + 7 * RECORD, starts),
+    )  # fmt: skip
 
 
 @inline
@@ -151,12 +156,12 @@ def parts_of(strip, layout):
 
 @inline
 def settle(acc, x, low, high, parts, layout):
-    """acc = fma(scale, c, acc) for the sums of one token, whose record is at x."""
+    """acc = fma(scale, c, acc) for the sums of one token, whose record is at x: of either half, or `high` of all."""
     factor, scale, next_scale, m, mins = parts
     if layout.n_scales == 2:
         total = fused(to_f32(high), next_scale, to_f32(low) * scale)
     else:
-        total = to_f32(low + high)
+        total = to_f32(high)
     c = factor * total
     if layout.has_mins:
         c = fused(m, to_f32(madd(mins, spread_pair(x + X_SUMS))), c)
@@ -165,29 +170,35 @@ def settle(acc, x, low, high, parts, layout):
 
 @inline
 def add_strip(acc, strip, x, count, add, layout):
-    """acc[t] = fma(scale, c, acc[t]): a strip of 16 rows times the records of `count` tokens, a multiple of FOUR."""
+    """acc[t] = fma(scale, c, acc[t]): a strip of 16 rows times the records of `count` tokens, a multiple of EIGHT."""
     w = strip + VALUES
     w0, w1, w2, w3 = load_bytes(w), load_bytes(w + 64), load_bytes(w + 128), load_bytes(w + 192)
     w4, w5, w6, w7 = load_bytes(w + 256), load_bytes(w + 320), load_bytes(w + 384), load_bytes(w + 448)
     parts, starts, by_halves = parts_of(strip, layout), layout.offset, layout.n_scales == 2
     if has_registers():
-        # Eight sums at a time: each waits for itself only.
-        for t in range(0, count, FOUR):
+        # None of the eight sums waits for the one before it.
+        for t in range(0, count, EIGHT):
             y, to = x + RECORD * t, acc + 64 * t
-            low, high = starts_4(y + X_STARTS, starts), starts_4(y + X_STARTS + 4, starts * by_halves)
-            low, high = add_4(add, low, w0, y), add_4(add, high, w4, y + 16)
-            low, high = add_4(add, low, w1, y + 4), add_4(add, high, w5, y + 20)
-            low, high = add_4(add, low, w2, y + 8), add_4(add, high, w6, y + 24)
-            low, high = add_4(add, low, w3, y + 12), add_4(add, high, w7, y + 28)
+            low = start_8(y + X_STARTS, starts)
+            low = add_8(add, add_8(add, low, w0, y), w1, y + 4)
+            low = add_8(add, add_8(add, low, w2, y + 8), w3, y + 12)
+            high = start_8(y + X_STARTS + 4, starts) if by_halves else low
+            high = add_8(add, add_8(add, high, w4, y + 16), w5, y + 20)
+            high = add_8(add, add_8(add, high, w6, y + 24), w7, y + 28)
             settle(to, y, low[0], high[0], parts, layout)
             settle(to + 64, y + RECORD, low[1], high[1], parts, layout)
             settle(to + 128, y + 2 * RECORD, low[2], high[2], parts, layout)
             settle(to + 192, y + 3 * RECORD, low[3], high[3], parts, layout)
+            settle(to + 256, y + 4 * RECORD, low[4], high[4], parts, layout)
+            settle(to + 320, y + 5 * RECORD, low[5], high[5], parts, layout)
+            settle(to + 384, y + 6 * RECORD, low[6], high[6], parts, layout)
+            settle(to + 448, y + 7 * RECORD, low[7], high[7], parts, layout)
     else:
         for t in range(count):
             y = x + RECORD * t
-            low, high = start(y + X_STARTS, starts), start(y + X_STARTS + 4, starts * by_halves)
+            low = start(y + X_STARTS, starts)
             low = add(add(add(add(low, w0, y), w1, y + 4), w2, y + 8), w3, y + 12)
+            high = start(y + X_STARTS + 4, starts) if by_halves else low
             high = add(add(add(add(high, w4, y + 16), w5, y + 20), w6, y + 24), w7, y + 28)
             settle(acc + 64 * t, y, low, high, parts, layout)
 
@@ -233,7 +244,8 @@ def settle_products(acc, products, strip, x, count, layout):
     parts, starts, by_halves = parts_of(strip, layout), layout.offset, layout.n_scales == 2
     for t in range(count):
         y, at = x + RECORD * t, products + 128 * t
-        low, high = load_words(at) + start(y + X_STARTS, starts), zero_words()
+        low = load_words(at) + start(y + X_STARTS, starts)
+        high = low
         if by_halves:
             high = load_words(at + 64) + start(y + X_STARTS + 4, starts)
         settle(acc + 64 * t, y, low, high, parts, layout)
@@ -322,7 +334,7 @@ def tiles(args, tid, team, unpack, add, layout):
         first_block, last_block = share(blocks, item // panels, splits)
         for t0 in range(TOKENS * first_block, min(TOKENS * last_block, T), TOKENS):
             count = min(TOKENS, T - t0)
-            whole_count = whole_fours(count)
+            whole_count = filled(count)
             for p in range(n_panels):
                 add_panel(acc, products, strips + p * panel_bytes, records + RECORD * t0 * (K // 32), x_stride, K, whole_count, add, layout)
                 n0 = (first + p) * rows
