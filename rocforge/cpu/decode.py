@@ -2,11 +2,12 @@
 
 A strip is 32 columns of 16 rows, unpacked so that whatever the format,
 
-    weight[k] = d * (scale[k // 16] * (value[k] - offset)) + m * min[k // 16]
+    weight[k] = scale[k // 16] * (value[k] - offset) + min[k // 16]
 
-with bytes 0 <= value <= 255, small integers `scale` and `min`, and float32 `d`, `m` (formats that
-subtract a minimum hold m = -dmin). Lane r of every vector below belongs to row r; a format leaves out what it lacks.
-The layouts of the blocks are those of ggml (`ggml-common.h`, `gguf.quants`).
+with bytes 0 <= value <= 255 and float32 `scale` and `min`, products of a half and an integer of 8 bits
+at the most, and so exact; formats that subtract a minimum hold it negative. Lane r of every vector below
+belongs to row r; a format leaves out what it lacks. The layouts of the blocks are those of ggml
+(`ggml-common.h`, `gguf.quants`).
 
 Each `unpack(w, stride, strip, raw)` unpacks one block of each of 16 rows: row r's begins at
 address `w + r * stride`. A block of 256 makes eight strips, one of 32 makes one. Four bytes of 16
@@ -16,18 +17,16 @@ word; `raw` is scratch for RAW_BYTES.
 
 from typing import NamedTuple
 
-from rocforge.cpu.isa import load, splat, store
-from rocforge.cpu.lanes import column_half, column_i32, half_high, half_low, lookup, store_columns
+from rocforge.cpu.isa import load, store
+from rocforge.cpu.lanes import column_half, column_i32, half_high, half_low, lookup, store_columns, to_f32
 from rocforge.cpu.threads import inline
 
 # A strip's parts, by offset in bytes.
 VALUES = 0  # uint8 [8][16 rows][4]: value[4 * i + j] of row r at (i, r, j)
-SCALES = 512  # int32 [2][16 rows]: of columns 0-15 and 16-31, or one for all 32
-MINS = 640  # int16 [16 rows][2]
-D = 704  # float32 [16 rows]
-M = 768  # float32 [16 rows]
-STRIP_BYTES = 832
-HALF = 64  # from scale 0 to scale 1; 256 from the values of columns 0-15 to those of 16-31
+SCALES = 512  # float32 [2][16 rows]: of columns 0-15 and 16-31, or one for all 32
+MINS = 640  # float32 [2][16 rows], likewise
+STRIP_BYTES = 768
+HALF = 64  # from scale or min 0 to 1; 256 from the values of columns 0-15 to those of 16-31
 
 RAW_BYTES = 64 * 52  # 208 bytes of 16 rows
 FLIP = 0x80808080  # by exclusive or: signed bytes plus 128
@@ -35,32 +34,32 @@ FLIP = 0x80808080  # by exclusive or: signed bytes plus 128
 
 
 class Layout(NamedTuple):
-    """What a kernel knows of a format beside its unpack(): columns of a block, its bytes, integer scales
-    of a strip, whether there are minimums, and what each value is too large by."""
+    """What a kernel knows of a format beside its unpack(): columns of a block, its bytes, whether each 16
+    columns have a scale (and min) of their own or all 32 one, whether there are minimums, and what each
+    value is too large by."""
 
     block: int
     block_bytes: int
-    n_scales: int
+    by_halves: bool
     has_mins: bool
     offset: int
 
 
-Q4_0 = Layout(32, 18, 0, False, 8)
-Q4_1 = Layout(32, 20, 0, True, 0)
-Q5_0 = Layout(32, 22, 0, False, 16)
-Q5_1 = Layout(32, 24, 0, True, 0)
-Q8_0 = Layout(32, 34, 0, False, 128)
-IQ4_NL = Layout(32, 18, 0, False, 128)
-Q2_K = Layout(256, 84, 2, True, 0)
-Q3_K = Layout(256, 110, 2, False, 4)
-Q4_K = Layout(256, 144, 1, True, 0)
-Q5_K = Layout(256, 176, 1, True, 0)
-Q6_K = Layout(256, 210, 2, False, 32)
-IQ4_XS = Layout(256, 136, 1, False, 128)
+Q4_0 = Layout(32, 18, False, False, 8)
+Q4_1 = Layout(32, 20, False, True, 0)
+Q5_0 = Layout(32, 22, False, False, 16)
+Q5_1 = Layout(32, 24, False, True, 0)
+Q8_0 = Layout(32, 34, False, False, 128)
+IQ4_NL = Layout(32, 18, False, False, 128)
+Q2_K = Layout(256, 84, True, True, 0)
+Q3_K = Layout(256, 110, True, False, 4)
+Q4_K = Layout(256, 144, False, True, 0)
+Q5_K = Layout(256, 176, False, True, 0)
+Q6_K = Layout(256, 210, True, False, 32)
+IQ4_XS = Layout(256, 136, False, False, 128)
 
 load_word, store_word = load(16, "i32"), store(16, "i32")
 store_lanes = store(16, "f32")
-splat_word = splat(16, "i32")
 # ggml's kvalues_iq4nl, -127 to 113, plus 128
 level = lookup((1, 24, 45, 63, 79, 93, 106, 118, -127, -115, -103, -90, -75, -59, -39, -15))
 
@@ -112,17 +111,16 @@ def put_levels(strip, raw):
 @inline
 def unpack_q4_0(w, stride, strip, raw):
     """d, 16 bytes of nibbles."""
-    store_lanes(strip + D, column_half(w, stride))
+    store_lanes(strip + SCALES, column_half(w, stride))
     transpose(w + 2, stride, 16, raw)
     put_nibbles(strip, raw)
 
 
 @inline
 def put_d_m(strip, d_m):
-    """The two halves of a word: weight = d * value + m."""
-    store_lanes(strip + D, half_low(d_m))
-    store_lanes(strip + M, half_high(d_m))
-    store_word(strip + MINS, splat_word(0x00010001))
+    """The two halves of a word: scale and min."""
+    store_lanes(strip + SCALES, half_low(d_m))
+    store_lanes(strip + MINS, half_high(d_m))
 
 
 @inline
@@ -147,7 +145,7 @@ def put_fives(strip, raw, fifth):
 @inline
 def unpack_q5_0(w, stride, strip, raw):
     """d, 32 fifth bits, 16 bytes of nibbles."""
-    store_lanes(strip + D, column_half(w, stride))
+    store_lanes(strip + SCALES, column_half(w, stride))
     transpose(w + 6, stride, 16, raw)
     put_fives(strip, raw, column_i32(w + 2, stride))
 
@@ -163,7 +161,7 @@ def unpack_q5_1(w, stride, strip, raw):
 @inline
 def unpack_q8_0(w, stride, strip, raw):
     """d, 32 int8, each of which plus 128 is the value."""
-    store_lanes(strip + D, column_half(w, stride))
+    store_lanes(strip + SCALES, column_half(w, stride))
     transpose(w + 2, stride, 32, strip + VALUES)
     for i in range(8):
         put(strip, i, load_word(strip + VALUES + 64 * i) ^ FLIP)
@@ -172,7 +170,7 @@ def unpack_q8_0(w, stride, strip, raw):
 @inline
 def unpack_iq4_nl(w, stride, strip, raw):
     """d, 16 bytes of nibbles: value = level[nibble]."""
-    store_lanes(strip + D, column_half(w, stride))
+    store_lanes(strip + SCALES, column_half(w, stride))
     transpose(w + 2, stride, 16, raw)
     put_levels(strip, raw)
 
@@ -181,49 +179,29 @@ def unpack_iq4_nl(w, stride, strip, raw):
 
 
 @inline
-def put_scales(strip, scales, offset):
-    """Byte j of the words `scales`, less `offset`, to the one scale of strip j."""
+def put_scaled(strip, part, d, numbers, offset):
+    """d times byte j of the words `numbers`, less `offset`, to the first scale or min (`part`) of strip j."""
     for j in range(4):
-        store_word(strip + j * STRIP_BYTES + SCALES, ((scales >> 8 * j) & 255) - offset)
+        store_lanes(strip + j * STRIP_BYTES + part, d * to_f32(((numbers >> 8 * j) & 255) - offset))
 
 
 @inline
-def put_half_scales(strip, scales, offset):
-    """Byte j of the words `scales`, less `offset`, to scale j % 2 of strip j // 2."""
+def put_half_scaled(strip, part, d, numbers, offset):
+    """The same, byte j to number j % 2 of strip j // 2."""
     for j in range(4):
-        at = strip + j // 2 * STRIP_BYTES + SCALES + j % 2 * HALF
-        store_word(at, ((scales >> 8 * j) & 255) - offset)
-
-
-@inline
-def put_mins(strip, mins):
-    """Byte j of the words `mins` to both minimums of strip j."""
-    for j in range(4):
-        store_word(strip + j * STRIP_BYTES + MINS, ((mins >> 8 * j) & 255) * 0x00010001)
-
-
-@inline
-def put_d(strip, d):
-    for j in range(8):
-        store_lanes(strip + j * STRIP_BYTES + D, d)
-
-
-@inline
-def put_m(strip, dmin):
-    for j in range(8):
-        store_lanes(strip + j * STRIP_BYTES + M, dmin * -1.0)
+        at = strip + j // 2 * STRIP_BYTES + part + j % 2 * HALF
+        store_lanes(at, d * to_f32(((numbers >> 8 * j) & 255) - offset))
 
 
 @inline
 def put_k4_header(strip, raw):
     """d, dmin, and 8 scales and 8 minimums of 6 bits: Q4_K's and Q5_K's first 16 bytes."""
-    put_d(strip, half_low(word(raw, 0)))
-    put_m(strip, half_high(word(raw, 0)))
+    d, m = half_low(word(raw, 0)), half_high(word(raw, 0)) * -1.0
     scales, mins, high = word(raw, 1), word(raw, 2), word(raw, 3)
-    put_scales(strip, bits(scales, 0, 63), 0)
-    put_scales(strip + 4 * STRIP_BYTES, bits(high, 0, 15) | bits(scales, 6, 3) << 4, 0)
-    put_mins(strip, bits(mins, 0, 63))
-    put_mins(strip + 4 * STRIP_BYTES, bits(high, 4, 15) | bits(mins, 6, 3) << 4)
+    put_scaled(strip, SCALES, d, bits(scales, 0, 63), 0)
+    put_scaled(strip + 4 * STRIP_BYTES, SCALES, d, bits(high, 0, 15) | bits(scales, 6, 3) << 4, 0)
+    put_scaled(strip, MINS, m, bits(mins, 0, 63), 0)
+    put_scaled(strip + 4 * STRIP_BYTES, MINS, m, bits(high, 4, 15) | bits(mins, 6, 3) << 4, 0)
 
 
 @inline
@@ -257,14 +235,11 @@ def unpack_q2_k(w, stride, strip, raw):
     """16 scales and minimums of 4 bits, 2 x 32 bytes of four 2-bit strips each, d, dmin."""
     transpose(w, stride, 80, raw)
     d_dmin = column_i32(w + 80, stride)
-    put_d(strip, half_low(d_dmin))
-    put_m(strip, half_high(d_dmin))
+    d, m = half_low(d_dmin), half_high(d_dmin) * -1.0
     for j in range(4):
-        pair = strip + 2 * j * STRIP_BYTES
-        put_half_scales(pair, bits(word(raw, j), 0, 15), 0)
-        mins = bits(word(raw, j), 4, 15)
-        store_word(pair + MINS, (mins & 255) | ((mins >> 8) & 255) << 16)
-        store_word(pair + STRIP_BYTES + MINS, ((mins >> 16) & 255) | (mins >> 24) << 16)
+        pair, numbers = strip + 2 * j * STRIP_BYTES, word(raw, j)
+        put_half_scaled(pair, SCALES, d, bits(numbers, 0, 15), 0)
+        put_half_scaled(pair, MINS, m, bits(numbers, 4, 15), 0)
     for j in range(8):
         for i in range(8):
             put(strip + j * STRIP_BYTES, i, bits(word(raw, 4 + 8 * (j // 4) + i), 2 * (j % 4), 3))
@@ -278,12 +253,11 @@ def unpack_q3_k(w, stride, strip, raw):
     i, i + 4, i + 8, i + 12 one of high pairs.
     """
     transpose(w, stride, 96, raw)
-    put_d(strip, column_half(w + 108, stride))
-    pairs = column_i32(w + 104, stride)
+    d, pairs = column_half(w + 108, stride), column_i32(w + 104, stride)
     for j in range(4):
         nibbles = column_i32(w + 96 + 4 * (j % 2), stride)
         scales = bits(nibbles, 4 * (j // 2), 15) | bits(pairs, 2 * j, 3) << 4
-        put_half_scales(strip + 2 * j * STRIP_BYTES, scales, 32)
+        put_half_scaled(strip + 2 * j * STRIP_BYTES, SCALES, d, scales, 32)
     for j in range(8):
         for i in range(8):
             low, third = word(raw, 8 + 8 * (j // 4) + i), word(raw, i)
@@ -297,10 +271,10 @@ def unpack_q6_k(w, stride, strip, raw):
     Of each half's 64 bytes of nibbles, the low ones are strips 0 and 1, the high ones 2 and 3.
     """
     transpose(w, stride, 208, raw)
-    put_d(strip, column_half(w + 208, stride))
+    d = column_half(w + 208, stride)
     for j in range(4):
         # A byte plus 128, modulo 256, less 128 is the signed byte.
-        put_half_scales(strip + 2 * j * STRIP_BYTES, word(raw, 48 + j) ^ FLIP, 128)
+        put_half_scaled(strip + 2 * j * STRIP_BYTES, SCALES, d, word(raw, 48 + j) ^ FLIP, 128)
     for half in range(2):
         for j in range(4):
             at = strip + (4 * half + j) * STRIP_BYTES
@@ -314,10 +288,10 @@ def unpack_q6_k(w, stride, strip, raw):
 def unpack_iq4_xs(w, stride, strip, raw):
     """d, 8 upper pairs, 8 lower nibbles of 6-bit scales (less 32), 128 bytes as IQ4_NL's."""
     head, low = column_i32(w, stride), column_i32(w + 4, stride)
-    put_d(strip, half_low(head))
+    d = half_low(head)
     for j in range(8):
         scale = ((low >> 4 * j) & 15) | ((head >> (16 + 2 * j)) & 3) << 4
-        store_word(strip + j * STRIP_BYTES + SCALES, scale - 32)
+        store_lanes(strip + j * STRIP_BYTES + SCALES, d * to_f32(scale - 32))
     transpose(w + 8, stride, 128, raw)
     for j in range(8):
         put_levels(strip + j * STRIP_BYTES, raw + 256 * j)

@@ -80,8 +80,6 @@ def _add_word_small(b, acc, values, x):
 
 # Whether there are registers for the vectors of several tokens: 16 narrow ones are not enough.
 has_registers = instruction(types.int64, (), lambda b: I64(int(at_least("avx512vnni"))))
-# (x, y) -> x[2r] * y[2r] + x[2r+1] * y[2r+1] of signed 16-bit integers
-madd = instruction(i32x16, (i16x32, i16x32), _madd)
 # (values, x): unsigned bytes and the address of 64 signed ones -> sums of four products each
 dot4 = instruction(i32x16, (i8x64, types.intp), _dot4)
 # the same for values below 128

@@ -3,13 +3,12 @@
 import numpy as np
 
 from rocforge.cpu import decode
-from rocforge.cpu.decode import D, HALF, M, MINS, RAW_BYTES, SCALES, STRIP_BYTES, VALUES
+from rocforge.cpu.decode import HALF, MINS, RAW_BYTES, SCALES, STRIP_BYTES, VALUES
 from rocforge.cpu.isa import (
     load_bhalf,
     load_f32,
     load_half,
     load_i8,
-    load_i16,
     load_i32,
     stack,
     store_f32,
@@ -41,15 +40,13 @@ _tile, _raw = stack(8 * STRIP_BYTES), stack(RAW_BYTES)
 
 @inline
 def store_strip(out, strip, layout):
-    """out[k] = (d * scale) * (value - offset) + (m * min), each step rounded, of the row in lane 0."""
+    """out[k] = scale * (value - offset) + min, each step rounded, of the row in lane 0."""
     for k in range(32):
-        half = k // 16
-        a = load_f32(strip + D)
-        if layout.n_scales > 0:
-            a *= f32(load_i32(strip + SCALES + half * (layout.n_scales - 1) * HALF))
-        y = a * f32((load_i8(strip + VALUES + 64 * (k // 4) + k % 4) & 255) - layout.offset)
+        half = k // 16 * HALF if layout.by_halves else 0
+        value = (load_i8(strip + VALUES + 64 * (k // 4) + k % 4) & 255) - layout.offset
+        y = load_f32(strip + SCALES + half) * f32(value)
         if layout.has_mins:
-            y += load_f32(strip + M) * f32(load_i16(strip + MINS + 2 * half))
+            y += load_f32(strip + MINS + half)
         store_f32(out + 4 * k, y)
 
 

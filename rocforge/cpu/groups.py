@@ -3,20 +3,16 @@
 The same blocks as in decode.py, whose lanes are rows, with columns in the lanes. A group is eight
 strips of 32 columns; whatever the format,
 
-    weight[k] = factor[k // 32] * scale[k // 16] * (value[k] - offset) + m * min[k // 16]
+    weight[k] = scale[k // 16] * (value[k] - offset) + min[k // 16]
 
-with bytes 0 <= value <= 255, small integers `scale` and `min`, and float32 `factor`, `m`; the offset is
-in decode.py's table. Each function takes the address of a group and gives
+as there. Each function takes the address of a group and gives
 
-    values   four vectors of 64 bytes, in the order of columns
-    factor   f32x8, a lane for each strip
-    scales   i32x16, a lane for each 16 columns; formats with one scale a strip have it in `factor`
-    m, mins  float32, and i16x16: a lane for each 16 columns
+    values         four vectors of 64 bytes, in the order of columns
+    scale, min     f32x8 twice each, a lane for each strip: of its columns 0-15, or of all 32; then of 16-31
 
-zeros standing for what the format lacks.
+as (values, scale, next scale, min, next min), zeros standing for what the format lacks.
 """
 
-import numpy as np
 from llvmlite import ir
 from numba import types
 
@@ -37,7 +33,6 @@ from rocforge.cpu.isa import (
     load_i64,
     pointer,
     shuffle,
-    splat,
     spread,
     zero,
 )
@@ -46,10 +41,9 @@ from rocforge.cpu.threads import inline
 
 f32x8, i32x8, i8x16, i16x16 = Vec(8, "f32"), Vec(8, "i32"), Vec(16, "i8"), Vec(16, "i16")
 I8X8, I8X16 = (ir.VectorType(ELEMENT["i8"], n) for n in (8, 16))
-f32 = np.float32
 
 load64, load16 = load(64, "i8"), load(16, "i8")
-no_scales, no_mins, splat8 = zero(16, "i32"), zero(16, "i16"), splat(8, "f32")
+none = zero(8, "f32")
 
 
 # ---- bytes to values
@@ -152,15 +146,16 @@ six_bits = instruction(f32x8, (types.int64, types.int64), _six_bits)
 bytes16 = instruction(i8x16, (types.int64, types.int64), _bytes16)
 # the 8 bytes of a word as float32
 bytes_f32 = instruction(f32x8, (types.int64,), lambda b, x: b.uitofp(b.zext(b.bitcast(x, I8X8), i32x8.llvm), f32x8.llvm))
-# the 8 bytes of a word, each twice
-bytes_twice = instruction(
-    i16x16, (types.int64,),
-    lambda b, x: b.zext(shuffle(b, b.bitcast(x, I8X8), b.bitcast(x, I8X8), [i // 2 for i in range(16)]), i16x16.llvm),
-)  # fmt: skip
-ones = instruction(i16x16, (), lambda b: constant(16, "i16", [1] * 16))
-unsigned = instruction(i32x16, (i8x16,), lambda b, x: b.zext(x, i32x16.llvm))
-signed = instruction(i32x16, (i8x16,), lambda b, x: b.sext(x, i32x16.llvm))
-unsigned_16 = instruction(i16x16, (i8x16,), lambda b, x: b.zext(x, i16x16.llvm))
+
+
+def _every_second(first, extend, convert):
+    """-> intrinsic(16 bytes) -> every second one, from the `first` on, as float32."""
+    emit = lambda b, x: getattr(b, convert)(getattr(b, extend)(shuffle(b, x, x, range(first, 16, 2)), i32x8.llvm), f32x8.llvm)
+    return instruction(f32x8, (i8x16,), emit)
+
+
+even_unsigned, odd_unsigned = (_every_second(first, "zext", "uitofp") for first in (0, 1))
+even_signed, odd_signed = (_every_second(first, "sext", "sitofp") for first in (0, 1))
 
 
 # ---- blocks of 32: eight to a group
@@ -169,14 +164,14 @@ unsigned_16 = instruction(i16x16, (i8x16,), lambda b, x: b.zext(x, i16x16.llvm))
 @inline
 def q4_0(w):
     values = nibbles(w + 2, w + 20), nibbles(w + 38, w + 56), nibbles(w + 74, w + 92), nibbles(w + 110, w + 128)
-    return values, d18(w), no_scales(), splat8(f32(0)), no_mins()
+    return values, d18(w), none(), none(), none()
 
 
 @inline
 def q4_1(w):
     values = nibbles(w + 4, w + 24), nibbles(w + 44, w + 64), nibbles(w + 84, w + 104), nibbles(w + 124, w + 144)
     d_m = d_m20(w)
-    return values, half_low(d_m), no_scales(), half_high(d_m), ones()
+    return values, half_low(d_m), none(), half_high(d_m), none()
 
 
 @inline
@@ -187,7 +182,7 @@ def q5_0(w):
         nibbles(w + 94, w + 116) | fifths(w + 90, w + 112),
         nibbles(w + 138, w + 160) | fifths(w + 134, w + 156),
     )
-    return values, d22(w), no_scales(), splat8(f32(0)), no_mins()
+    return values, d22(w), none(), none(), none()
 
 
 @inline
@@ -199,7 +194,7 @@ def q5_1(w):
         nibbles(w + 152, w + 176) | fifths(w + 148, w + 172),
     )
     d_m = d_m24(w)
-    return values, half_low(d_m), no_scales(), half_high(d_m), ones()
+    return values, half_low(d_m), none(), half_high(d_m), none()
 
 
 @inline
@@ -208,7 +203,7 @@ def q8_0(w):
         halves_at(w + 2, w + 36) ^ 128, halves_at(w + 70, w + 104) ^ 128,
         halves_at(w + 138, w + 172) ^ 128, halves_at(w + 206, w + 240) ^ 128,
     )  # fmt: skip
-    return values, d34(w), no_scales(), splat8(f32(0)), no_mins()
+    return values, d34(w), none(), none(), none()
 
 
 @inline
@@ -218,8 +213,8 @@ def levels(q):
 
 @inline
 def iq4_nl(w):
-    (a, b, c, d), factor, scales, m, mins = q4_0(w)
-    return (levels(a), levels(b), levels(c), levels(d)), factor, scales, m, mins
+    (a, b, c, d), scale, _, _, _ = q4_0(w)
+    return (levels(a), levels(b), levels(c), levels(d)), scale, none(), none(), none()
 
 
 # ---- blocks of 256
@@ -227,37 +222,37 @@ def iq4_nl(w):
 
 @inline
 def k4_header(w):
-    """(factor, m, mins) of Q4_K's and Q5_K's first 16 bytes: as put_k4_header in decode.py."""
+    """(scale, min) of Q4_K's and Q5_K's first 16 bytes: as put_k4_header in decode.py."""
     scales, mins, high = load_i32(w + 4), load_i32(w + 8), load_i32(w + 12)
     scales = (scales & 0x3F3F3F3F) | ((high & 0x0F0F0F0F) | ((scales >> 2) & 0x30303030)) << 32
     mins = (mins & 0x3F3F3F3F) | (((high >> 4) & 0x0F0F0F0F) | ((mins >> 2) & 0x30303030)) << 32
-    return bytes_f32(scales) * load_half(w), splat8(-load_half(w + 2)), bytes_twice(mins)
+    return bytes_f32(scales) * load_half(w), bytes_f32(mins) * -load_half(w + 2)
 
 
 @inline
 def q4_k(w):
-    factor, m, mins = k4_header(w)
+    scale, minimum = k4_header(w)
     values = nibbles32(w + 16), nibbles32(w + 48), nibbles32(w + 80), nibbles32(w + 112)
-    return values, factor, no_scales(), m, mins
+    return values, scale, none(), minimum, none()
 
 
 @inline
 def q5_k(w):
-    factor, m, mins = k4_header(w)
+    scale, minimum = k4_header(w)
     values = (
         nibbles32(w + 48) | fifth0(w + 16),
         nibbles32(w + 80) | fifth2(w + 16),
         nibbles32(w + 112) | fifth4(w + 16),
         nibbles32(w + 144) | fifth6(w + 16),
     )
-    return values, factor, no_scales(), m, mins
+    return values, scale, none(), minimum, none()
 
 
 @inline
 def q2_k(w):
     values = pairs0(w + 16), pairs4(w + 16), pairs0(w + 48), pairs4(w + 48)
-    scales = load16(w)
-    return values, splat8(load_half(w + 80)), unsigned(scales & 15), splat8(-load_half(w + 82)), unsigned_16(scales >> 4)
+    scales, mins, d, m = load16(w) & 15, load16(w) >> 4, load_half(w + 80), -load_half(w + 82)
+    return values, even_unsigned(scales) * d, odd_unsigned(scales) * d, even_unsigned(mins) * m, odd_unsigned(mins) * m
 
 
 @inline
@@ -271,8 +266,8 @@ def q3_k(w):
     first = (high & 0x03030303) << 4 | ((high >> 2) & 0x03030303) << 36
     second = ((high >> 4) & 0x03030303) << 4 | ((high >> 6) & 0x03030303) << 36
     nibble = 0x0F0F0F0F0F0F0F0F
-    scales = unsigned(bytes16((low & nibble) | first, ((low >> 4) & nibble) | second)) - 32
-    return values, splat8(load_half(w + 108)), scales, splat8(f32(0)), no_mins()
+    scales, d = bytes16((low & nibble) | first, ((low >> 4) & nibble) | second) - 32, load_half(w + 108)
+    return values, even_signed(scales) * d, odd_signed(scales) * d, none(), none()
 
 
 @inline
@@ -282,14 +277,15 @@ def q6_k(w):
         (a & 15) | upper0(w + 128), nibble_high(a) | upper4(w + 128),
         (b & 15) | upper0(w + 160), nibble_high(b) | upper4(w + 160),
     )  # fmt: skip
-    return values, splat8(load_half(w + 208)), signed(load16(w + 192)), splat8(f32(0)), no_mins()
+    scales, d = load16(w + 192), load_half(w + 208)
+    return values, even_signed(scales) * d, odd_signed(scales) * d, none(), none()
 
 
 @inline
 def iq4_xs(w):
-    factor = six_bits(load_i32(w + 4), load_i16(w + 2)) * load_half(w)
+    scale = six_bits(load_i32(w + 4), load_i16(w + 2)) * load_half(w)
     values = (
         levels(nibbles(w + 8, w + 24)), levels(nibbles(w + 40, w + 56)),
         levels(nibbles(w + 72, w + 88)), levels(nibbles(w + 104, w + 120)),
     )  # fmt: skip
-    return values, factor, no_scales(), splat8(f32(0)), no_mins()
+    return values, scale, none(), none(), none()

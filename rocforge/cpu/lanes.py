@@ -68,15 +68,6 @@ column_half = instruction(
 store_columns = instruction(None, (types.intp,) * 3, _store_columns)
 
 
-def _spread_word(vector):
-    """-> intrinsic(address) -> the 4 bytes there, in each lane's place."""
-    emit = lambda b, a: b.bitcast(spread(b, b.load(pointer(b, a, I32), align=1), ROWS), vector.llvm)
-    return instruction(vector, (types.intp,), emit)
-
-
-spread_pair = _spread_word(i16x32)
-
-
 # ---- from one kind of lanes to another
 
 

@@ -1,12 +1,12 @@
 """out = x W^T + bias + residual, from the weights' own blocks: what is computed, and by which kernel.
 
-Block formats. With a strip's parts as decode.py names them and the activations' scale[j], for the
-32 columns j of a row
+Block formats. With the parts as decode.py names them, and the activations' x, one scale a strip, for
+the strip j of a row's columns 32 j .. 32 j + 31
 
-    I_j = sum over the two halves of  scale * (sum of (value - offset) * x)      int32, exact, below 2^24
-    M_j = sum over the two halves of  min * (sum of x)                          int32, exact
-    c_j = d * I_j                     rounded to float32; formats with minimums then fma(m, M_j, c_j)
-    p[j % 8] = fma(scale[j], c_j, p[j % 8])     from j = 0 up, the eight partial sums beginning with 0
+    I = sum of (value - offset) * x                  of either half of the strip, or of all of it: int32, exact
+    c = scale * I                                    rounded to float32; by halves fma(scale[1], I[1], scale[0] * I[0])
+    p[j % 8] = fma(x's scale, c, p[j % 8])           from j = 0 up, the eight partial sums beginning with 0
+    p[j % 8] = fma(min, x's scale * (sum of x), p[j % 8])       where there are minimums, of each half or of all
 
 Float formats: partial sums p[l] = fma(w[k], x[k], p[l]) over k = l, l + 16, l + 32, ... . Then halves
 of the partial sums are folded onto each other until one is left, acc. Either way out = (acc + bias) +

@@ -10,7 +10,7 @@ from llvmlite import ir
 from numba import types
 
 from rocforge.cpu import decode, groups
-from rocforge.cpu.dots import dot4, dot4_small, has_registers, i16x32, madd, sums16, sums32
+from rocforge.cpu.dots import dot4, dot4_small, has_registers, sums16, sums32
 from rocforge.cpu.epilogue import finish
 from rocforge.cpu.groups import f32x8, i16x16
 from rocforge.cpu.isa import (
@@ -57,14 +57,14 @@ def _twice(vector, half):
     return instruction(vector, (types.intp,), emit)
 
 
-def _joined(vector, half):
-    return instruction(vector, (half, half), lambda b, x, y: shuffle(b, x, y, range(2 * half.n)))
-
-
-load_scales, load_pairs = _twice(f32x16, f32x8), _twice(i16x32, i16x16)
-joined, joined_pairs = _joined(f32x16, f32x8), _joined(i16x32, i16x16)
+load_scales = _twice(f32x16, f32x8)
+joined = instruction(f32x16, (f32x8, f32x8), lambda b, x, y: shuffle(b, x, y, range(16)))
 load_sums = instruction(
     i32x16, (types.intp,), lambda b, a: b.sext(b.load(pointer(b, a, i16x16.llvm), align=1), i32x16.llvm)
+)
+# (x, y) -> every second lane of x, then of y, from lane 0 or 1 on
+evens, odds = (
+    instruction(i32x16, (i32x16, i32x16), lambda b, x, y, first=first: shuffle(b, x, y, range(first, 32, 2))) for first in (0, 1)
 )
 fold8 = sum_f32(8)
 _half = lambda first: instruction(f32x8, (f32x16,), lambda b, x: shuffle(b, x, x, range(first, first + 8)))
@@ -93,20 +93,29 @@ def halves(values, x, dot):
 
 @inline
 def add_group(acc, row, next_row, values, scales, sums, dot, layout):
-    """fma(scale, c, acc) of eight strips of two rows; the activations' parts by their addresses."""
-    row_values, factor, row_scales, m, mins = row
-    next_values, next_factor, next_scales, next_m, next_mins = next_row
-    low, high = halves(row_values, values, dot), halves(next_values, values, dot)
+    """p of matmul.py after eight strips of two rows; the activations' parts by their addresses."""
+    row_values, scale, next_scale, minimum, next_minimum = row
+    other_values, other_scale, other_next_scale, other_minimum, other_next_minimum = next_row
+    low, high = halves(row_values, values, dot), halves(other_values, values, dot)
     if layout.offset != 0:
         taken_off = load_sums(sums) * layout.offset
         low, high = low - taken_off, high - taken_off
-    if layout.n_scales == 2:
-        low, high = low * row_scales, high * next_scales
-    c = joined(factor, next_factor) * to_f32(sums32(low, high))
+    if layout.by_halves:
+        first = to_f32(evens(low, high)) * joined(scale, other_scale)
+        c = fused(to_f32(odds(low, high)), joined(next_scale, other_next_scale), first)
+    else:
+        c = to_f32(sums32(low, high)) * joined(scale, other_scale)
+    x_scale = load_scales(scales)
+    p = fused(x_scale, c, acc)
     if layout.has_mins:
-        minimum = madd(joined_pairs(mins, next_mins), load_pairs(sums))
-        c = fused(joined(m, next_m), to_f32(minimum), c)
-    return fused(load_scales(scales), c, acc)
+        x_sums = load_sums(sums)
+        first, second = evens(x_sums, x_sums), odds(x_sums, x_sums)
+        if layout.by_halves:
+            p = fused(joined(minimum, other_minimum), x_scale * to_f32(first), p)
+            p = fused(joined(next_minimum, other_next_minimum), x_scale * to_f32(second), p)
+        else:
+            p = fused(joined(minimum, other_minimum), x_scale * to_f32(first + second), p)
+    return p
 
 
 @inline

@@ -20,8 +20,8 @@ from rocforge.cpu.amx import (
     release,
     store_tile,
 )
-from rocforge.cpu.decode import D, HALF, M, MINS, RAW_BYTES, SCALES, STRIP_BYTES, VALUES
-from rocforge.cpu.dots import add_word, add_word_small, has_registers, madd
+from rocforge.cpu.decode import HALF, MINS, RAW_BYTES, SCALES, STRIP_BYTES, VALUES
+from rocforge.cpu.dots import add_word, add_word_small, has_registers
 from rocforge.cpu.epilogue import finish, finish_16
 from rocforge.cpu.isa import (
     fma,
@@ -41,15 +41,16 @@ from rocforge.cpu.isa import (
     store_scalar,
     zero,
 )
-from rocforge.cpu.lanes import ROWS, spread_pair, to_f32
+from rocforge.cpu.lanes import ROWS, to_f32
 from rocforge.cpu.threads import inline, kernel, launch, scratch, share, words
 from rocforge.gguf.formats import IQ4_NL, IQ4_XS, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8, Q8_0, Format
 
-load_bytes, load_pairs, load_words = load(64, "i8"), load(32, "i16"), load(16, "i32")
+load_bytes, load_words = load(64, "i8"), load(16, "i32")
 load_lanes, store_lanes, spread, spread_i32 = load(16, "f32"), store(16, "f32"), splat(16, "f32"), splat(16, "i32")
 load_half_strip, store_half_strip, zero_half_strip = load(16, "i8"), store(16, "i8"), zero(16, "i8")
 fused, zero_lanes, zero_words = fma(16), zero(16, "f32"), zero(16, "i32")
 store_i32, store_i8 = store_scalar("i32"), store_scalar("i8")
+f32 = np.float32
 TILE = 256  # columns that are unpacked at a time, at most
 
 # Tokens that pass by a strip before the next one: their partial sums stay in a first-level cache.
@@ -64,8 +65,9 @@ SHARES = 8
 # Activations are kept by strip, those of a strip's tokens one behind the other, a record for each.
 X_VALUES = 0  # int8 [32]
 X_SCALE = 32  # float32
-X_STARTS = 36  # int32 [2]: what the weights' offset gives too much, negative: of either half, or first of all
-X_SUMS = 44  # int16 [2]
+# Of either half, or first of the whole strip: for formats with minimums float32 [2], the sums times the scale; for
+# others int32 [2], what the weights' offset gives too much, negative.
+X_SUMS = 36
 RECORD = 48
 
 # What a strip's products on AMX's tiles leave: int32 [TOKENS][2][16].
@@ -85,7 +87,7 @@ def filled(n):
 
 @kernel
 def gather_records(args, tid, team):
-    values, scales, sums, records, T, K, offset, by_halves = words(args, 8)
+    values, scales, sums, records, T, K, by_halves, has_mins, offset = words(args, 9)
     first, last = share(K // 32, tid, team)
     for j in range(first, last):
         for t in range(T):
@@ -94,9 +96,14 @@ def gather_records(args, tid, team):
             store_half_strip(record + X_VALUES + 16, load_half_strip(values + i + 16))
             store_f32(record + X_SCALE, load_f32(scales + i // 8))
             low, high = load_i16(sums + i // 8), load_i16(sums + i // 8 + 2)
-            store_i32(record + X_STARTS, -offset * (low if by_halves else low + high))
-            store_i32(record + X_STARTS + 4, -offset * high)
-            store_i32(record + X_SUMS, (low & 65535) | high << 16)
+            first = low if by_halves else low + high
+            if has_mins:
+                scale = load_f32(scales + i // 8)
+                store_f32(record + X_SUMS, scale * f32(first))
+                store_f32(record + X_SUMS + 4, scale * f32(high))
+            else:
+                store_i32(record + X_SUMS, -offset * first)
+                store_i32(record + X_SUMS + 4, -offset * high)
         for t in range(T, filled(T)):
             record = records + RECORD * (TOKENS * (K // 32 * (t // TOKENS) + j) + t % TOKENS)
             for i in range(0, RECORD, 16):
@@ -112,10 +119,9 @@ def as_records(x: Q8, format: Format) -> np.ndarray:
     return records
 
 
-def traits(format: Format) -> tuple[int, bool]:
-    """(offset, whether halves have scales of their own): records made for one format serve others like it."""
-    layout = getattr(decode, format.name)
-    return layout.offset, layout.n_scales == 2
+def traits(format: Format) -> tuple[bool, bool, int]:
+    """What records depend on: those made for one format serve others like it."""
+    return getattr(decode, format.name)[2:]
 
 
 def records_bytes(tokens: int, columns: int) -> int:
@@ -146,43 +152,43 @@ def start_8(x, starts):
 
 
 @inline
-def parts_of(strip, layout):
-    """What settle() needs of a strip."""
-    d, m, mins = load_lanes(strip + D), load_lanes(strip + M), load_pairs(strip + MINS)
-    # Products with d and sums of both halves are exact in float32: all their integers are below 2^24.
-    scale, next_scale = to_f32(load_words(strip + SCALES)), to_f32(load_words(strip + SCALES + HALF))
-    return d * scale if layout.n_scales == 1 else d, scale, next_scale, m, mins
+def parts_of(strip):
+    """Scales and minimums of either half."""
+    scales, mins = strip + SCALES, strip + MINS
+    return load_lanes(scales), load_lanes(scales + HALF), load_lanes(mins), load_lanes(mins + HALF)
 
 
 @inline
 def settle(acc, x, low, high, parts, layout):
-    """acc = fma(scale, c, acc) for the sums of one token, whose record is at x: of either half, or `high` of all."""
-    factor, scale, next_scale, m, mins = parts
-    if layout.n_scales == 2:
-        total = fused(to_f32(high), next_scale, to_f32(low) * scale)
+    """What matmul.py says of p, for one token with its record at x; its sums of either half, or `high` of all."""
+    scale, next_scale, minimum, next_minimum = parts
+    if layout.by_halves:
+        c = fused(to_f32(high), next_scale, to_f32(low) * scale)
     else:
-        total = to_f32(high)
-    c = factor * total
+        c = to_f32(high) * scale
+    p = fused(spread(load_f32(x + X_SCALE)), c, load_lanes(acc))
     if layout.has_mins:
-        c = fused(m, to_f32(madd(mins, spread_pair(x + X_SUMS))), c)
-    store_lanes(acc, fused(spread(load_f32(x + X_SCALE)), c, load_lanes(acc)))
+        p = fused(minimum, spread(load_f32(x + X_SUMS)), p)
+        if layout.by_halves:
+            p = fused(next_minimum, spread(load_f32(x + X_SUMS + 4)), p)
+    store_lanes(acc, p)
 
 
 @inline
 def add_strip(acc, strip, x, count, add, layout):
-    """acc[t] = fma(scale, c, acc[t]): a strip of 16 rows times the records of `count` tokens, a multiple of EIGHT."""
+    """acc[t], p of matmul.py, after a strip of 16 rows times the records of `count` tokens, a multiple of EIGHT."""
     w = strip + VALUES
     w0, w1, w2, w3 = load_bytes(w), load_bytes(w + 64), load_bytes(w + 128), load_bytes(w + 192)
     w4, w5, w6, w7 = load_bytes(w + 256), load_bytes(w + 320), load_bytes(w + 384), load_bytes(w + 448)
-    parts, starts, by_halves = parts_of(strip, layout), layout.offset, layout.n_scales == 2
+    parts, starts, by_halves = parts_of(strip), layout.offset, layout.by_halves
     if has_registers():
         # None of the eight sums waits for the one before it.
         for t in range(0, count, EIGHT):
             y, to = x + RECORD * t, acc + 64 * t
-            low = start_8(y + X_STARTS, starts)
+            low = start_8(y + X_SUMS, starts)
             low = add_8(add, add_8(add, low, w0, y), w1, y + 4)
             low = add_8(add, add_8(add, low, w2, y + 8), w3, y + 12)
-            high = start_8(y + X_STARTS + 4, starts) if by_halves else low
+            high = start_8(y + X_SUMS + 4, starts) if by_halves else low
             high = add_8(add, add_8(add, high, w4, y + 16), w5, y + 20)
             high = add_8(add, add_8(add, high, w6, y + 24), w7, y + 28)
             settle(to, y, low[0], high[0], parts, layout)
@@ -196,9 +202,9 @@ def add_strip(acc, strip, x, count, add, layout):
     else:
         for t in range(count):
             y = x + RECORD * t
-            low = start(y + X_STARTS, starts)
+            low = start(y + X_SUMS, starts)
             low = add(add(add(add(low, w0, y), w1, y + 4), w2, y + 8), w3, y + 12)
-            high = start(y + X_STARTS + 4, starts) if by_halves else low
+            high = start(y + X_SUMS + 4, starts) if by_halves else low
             high = add(add(add(add(high, w4, y + 16), w5, y + 20), w6, y + 24), w7, y + 28)
             settle(acc + 64 * t, y, low, high, parts, layout)
 
@@ -212,7 +218,7 @@ def configure_tiles(config, layout):
     for i in range(0, CONFIG_BYTES, 8):
         store_i64(config + i, 0)
     store_i8(config + PALETTE, 1)
-    quads = 4 if layout.n_scales == 2 else 8
+    quads = 4 if layout.by_halves else 8
     for i in range(6):
         store_i16(config + TILE_ROW_BYTES + 2 * i, 4 * quads if i >= 4 else 64)
         store_i8(config + TILE_ROWS + i, quads if i == 2 or i == 3 else 16)
@@ -223,14 +229,14 @@ def configure_tiles(config, layout):
 def multiply_strip(products, strip, x, count, layout):
     """products[t], int32 [2][16], = the sums of either half, or of the strip; `count` tokens, a multiple of 16."""
     load_weights(strip + VALUES, 64)
-    if layout.n_scales == 2:
+    if layout.by_halves:
         load_next_weights(strip + VALUES + 256, 64)
     for t in range(0, count, 16):
         y, to = x + RECORD * t, products + 128 * t
         load_records(y + X_VALUES, RECORD)
         clear_sums()
         dot_sums()
-        if layout.n_scales == 2:
+        if layout.by_halves:
             load_next_records(y + X_VALUES + 16, RECORD)
             clear_next_sums()
             dot_next_sums()
@@ -240,14 +246,14 @@ def multiply_strip(products, strip, x, count, layout):
 
 @inline
 def settle_products(acc, products, strip, x, count, layout):
-    """acc[t] = fma(scale, c, acc[t]), as add_strip() does, from what multiply_strip() left."""
-    parts, starts, by_halves = parts_of(strip, layout), layout.offset, layout.n_scales == 2
+    """What add_strip() does, from the products that multiply_strip() left."""
+    parts, starts, by_halves = parts_of(strip), layout.offset, layout.by_halves
     for t in range(count):
         y, at = x + RECORD * t, products + 128 * t
-        low = load_words(at) + start(y + X_STARTS, starts)
+        low = load_words(at) + start(y + X_SUMS, starts)
         high = low
         if by_halves:
-            high = load_words(at + 64) + start(y + X_STARTS + 4, starts)
+            high = load_words(at + 64) + start(y + X_SUMS + 4, starts)
         settle(acc + 64 * t, y, low, high, parts, layout)
 
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from rocforge.cpu import threads
+from rocforge.cpu import decode, threads
 from rocforge.cpu.layout import matrix
 from rocforge.cpu.matmul import linear
 from rocforge.cpu.quantize import quantize
@@ -55,14 +55,19 @@ def multiply(x, data, format, team=None):
 def check(x, data, format, team=None):
     """Within what float32 arithmetic may lose.
 
-    Blocks: the integers are exact; with S = sum |x| (|d part| + |m part|), the product with d, the
-    fma with m, and the K/32 fmas of the sum lose at most U * S each; the oracle's weights, rounded
-    three times to float32, 3 U S. Floats: K/16 fmas of a lane and 4 foldings. One more for what is
-    of second order.
+    Blocks: the integers, scales and minimums are exact. With S = sum |x| (|scaled part| + |minimum|), each
+    rounding loses at most U * S: c's (two, by halves) or that of x's scale times a sum; those of a strip's
+    fmas, for every eighth strip; three foldings; and the oracle's weights are rounded three times to
+    float32. Floats: K/16 fmas of a lane and 4 foldings. One more for what is of second order.
     """
     float_x = x.astype(np.float64) if format.is_float else activations(x)
     K = float_x.shape[1]
-    steps = K / 16 + 4 + 1 if format.is_float else K / 32 + 2 + 3
+    if format.is_float:
+        steps = K / 16 + 4
+    else:
+        layout = getattr(decode, format.name)
+        fmas = 1 + layout.has_mins * (1 + layout.by_halves)
+        steps = 2 + fmas * -(-K // 256) + 3 + 3
     bound = (steps + 1) * U * (np.abs(float_x) @ magnitudes(data, format).T)
     error = np.abs(multiply(x, data, format, team) - float_x @ weights(data, format).T)
     assert (error <= bound).all(), (error - bound).max()
@@ -124,27 +129,41 @@ def nearest_float32(x: Fraction) -> Fraction:
 
 @pytest.mark.parametrize("format", BLOCK_FORMATS, ids=str)
 def test_sum_is_the_documented_one(format):
-    """Bit by bit: c = d * I, fma(m, M, c) where there is an m, eight sums fma(scale, c, sum); in fractions."""
+    """Bit by bit the formula of matmul.py, in fractions."""
     rng = np.random.default_rng(7)
     K, rows = 768, 3
+    layout = getattr(decode, format.name)
+    width = 16 if layout.by_halves else 32  # columns of one scale
     data, x = random_blocks(format, rows, K, rng), random_q8(1, K, rng)
-    halves, integers = [], []
-    for which, at in enumerate(HALVES[format.name]):
-        fields = data.reshape(rows, -1, format.block_bytes)[:, :, at : at + 2]
-        halves.append(np.ascontiguousarray(fields).view(np.float16).astype(np.float64).reshape(rows, -1))
+
+    def part(which):
+        """The halves d or m of each block, and the weights with it 1 and the other 0: integers."""
+        at = HALVES[format.name][which]
+        fields = np.ascontiguousarray(data.reshape(rows, -1, format.block_bytes)[:, :, at : at + 2])
         unit = data.copy()
         for other in range(2):
             with_halves(unit, format, other, 1.0 if other == which else 0.0)
-        products = weights(unit, format).astype(np.int64) * x.values[0].astype(np.int64)
-        integers.append(products.reshape(rows, K // 32, 32).sum(axis=2))
+        return fields.view(np.float16).astype(np.float64).reshape(rows, -1), weights(unit, format).astype(np.int64)
+
+    values = x.values[0].astype(np.int64)
+    d, integers = part(0)
+    m, multiples = part(1) if layout.has_mins else (None, None)
+    products = (integers * values).reshape(rows, K // width, width).sum(axis=2)
+    sums_of_x = values.reshape(K // width, width).sum(axis=1)
     out = multiply(x, data, format)
     for n in range(rows):
         sums = [Fraction(0)] * 8
         for j in range(K // 32):
+            block, x_scale = 32 * j // format.block, Fraction(float(x.scales[0, j]))
+            groups = range(32 * j // width, 32 * (j + 1) // width)
             c = Fraction(0)
-            for half, integer in zip(halves, integers, strict=True):
-                c = nearest_float32(Fraction(half[n, 32 * j // format.block]) * int(integer[n, j]) + c)
-            sums[j % 8] = nearest_float32(Fraction(float(x.scales[0, j])) * c + sums[j % 8])
+            for i in groups:
+                c = nearest_float32(Fraction(d[n, block]) * int(products[n, i]) + c)
+            p = nearest_float32(x_scale * c + sums[j % 8])
+            for i in groups if layout.has_mins else ():
+                minimum = Fraction(m[n, block]) * int(multiples[n, width * i])
+                p = nearest_float32(minimum * nearest_float32(x_scale * int(sums_of_x[i])) + p)
+            sums[j % 8] = p
         while len(sums) > 1:
             half = len(sums) // 2
             sums = [nearest_float32(a + b) for a, b in zip(sums[:half], sums[half:], strict=True)]
