@@ -167,6 +167,13 @@ def load_f16(n):
     return instruction(Vec(n, "f32"), (types.intp,), emit)
 
 
+def store_f16(n):
+    """-> intrinsic(address, Vec(n, "f32")): as n halves, rounded to nearest even."""
+    half = ir.VectorType(F16, n)
+    emit = lambda b, a, x: b.store(b.fptrunc(x, half), pointer(b, a, half), align=1)
+    return instruction(None, (types.intp, Vec(n, "f32")), emit)
+
+
 def load_bf16(n):
     """-> intrinsic(address of n bfloat16) -> Vec(n, "f32")."""
     half, word = ir.VectorType(ELEMENT["i16"], n), ir.VectorType(I32, n)

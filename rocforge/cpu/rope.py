@@ -4,13 +4,40 @@ import math
 
 import numpy as np
 
-from rocforge.cpu.isa import largest_of, load, load_f32, load_i32, load_scalar, rounded, store_bytes, store_f32, store_half
+from rocforge.cpu.isa import (
+    binary,
+    f32x16,
+    instruction,
+    largest_of,
+    load,
+    load_f32,
+    load_i32,
+    load_scalar,
+    rounded,
+    shuffle,
+    store,
+    store_bytes,
+    store_f16,
+    store_f32,
+    store_half,
+)
 from rocforge.cpu.norm import inverse_rms, scale_row
 from rocforge.cpu.quantize import scale_of
 from rocforge.cpu.threads import inline, kernel, launch, real, share, words
 from rocforge.gguf.formats import Q8Cache
 
-load_f64, load16 = load_scalar("f64"), load(16, "f32")
+load_f64, load16, store16, store16_f16 = load_scalar("f64"), load(16, "f32"), store(16, "f32"), store_f16(16)
+mul16, add16, sub16 = (binary(16, "f32", name) for name in ("fmul", "fadd", "fsub"))
+
+
+def _lanes(lanes):
+    """-> intrinsic(a, b) -> these lanes of the two, b's counted from 16 on."""
+    return instruction(f32x16, (f32x16, f32x16), lambda b, x, y: shuffle(b, x, y, lanes))
+
+
+evens, odds = _lanes(range(0, 32, 2)), _lanes(range(1, 32, 2))
+# (a, b) -> a[0] b[0] a[1] b[1] ..., from lane 0 or 8 on
+lower_pairs, upper_pairs = (_lanes([first + i // 2 + 16 * (i % 2) for i in range(16)]) for first in (0, 8))
 f32 = np.float32
 LAYOUTS = {"interleaved": 0, "half": 1}
 
@@ -39,8 +66,22 @@ def rope_table(positions: np.ndarray, inv_freq: np.ndarray, out: np.ndarray, *, 
 @inline
 def rotate(x, table, half, layout):
     """The first 2 * half values at x, in place: pairs (2i, 2i+1) if layout is 0, (i, i+half) if 1."""
+    whole = half // 16 * 16
+    for i in range(0, whole, 16):
+        cos, sin = load16(table + 4 * i), load16(table + 4 * (half + i))
+        if layout:
+            a, b = x + 4 * i, x + 4 * (i + half)
+            first, second = load16(a), load16(b)
+            store16(a, sub16(mul16(first, cos), mul16(second, sin)))
+            store16(b, add16(mul16(second, cos), mul16(first, sin)))
+        else:
+            a, b = load16(x + 8 * i), load16(x + 8 * i + 64)
+            first, second = evens(a, b), odds(a, b)
+            a, b = sub16(mul16(first, cos), mul16(second, sin)), add16(mul16(second, cos), mul16(first, sin))
+            store16(x + 8 * i, lower_pairs(a, b))
+            store16(x + 8 * i + 64, upper_pairs(a, b))
     step, apart = (4, 4 * half) if layout else (8, 4)
-    for i in range(half):
+    for i in range(whole, half):
         a, b = x + step * i, x + step * i + apart
         cos, sin = load_f32(table + 4 * i), load_f32(table + 4 * (half + i))
         first, second = load_f32(a), load_f32(b)
@@ -59,7 +100,10 @@ def store_row_f32(x, values, scales, row, D):
 
 @inline
 def store_row_f16(x, values, scales, row, D):
-    for d in range(D):
+    whole = D // 16 * 16
+    for d in range(0, whole, 16):
+        store16_f16(values + 2 * (D * row + d), load16(x + 4 * d))
+    for d in range(whole, D):
         store_half(values + 2 * (D * row + d), load_f32(x + 4 * d))
 
 
