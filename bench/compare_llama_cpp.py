@@ -105,7 +105,7 @@ def cells(row: dict) -> tuple[str, ...]:
 @click.option("-p", "--prompt", default=512, help="Tokens of the prompt; 0 leaves that test out.")
 @click.option("-n", "--text", default=128, help="Tokens of text; 0 leaves that test out.")
 @click.option("-d", "--depth", default=0, help="Tokens in the cache before either.")
-@click.option("-t", "--threads", type=int, default=cpu.usable_threads, show_default="all that may be used")
+@click.option("-t", "--threads", type=int, default=cpu.usable_cores, show_default="the cores that may be used")
 @click.option("-r", "--pairs", default=5, help="Runs of each, in turn.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def main(programs, model, prompt, text, depth, threads, pairs, as_json):

@@ -54,7 +54,7 @@ def sampling_options(command: Callable) -> Callable:
 @sampling_options
 @click.option("-c", "--context", type=click.IntRange(min=1), help="Tokens that prompt and text may have.")
 @click.option("--kv", "kv_format", type=click.Choice(KV_FORMATS), default="f16", help="What the KV cache holds.")
-@click.option("-t", "--threads", type=click.IntRange(min=1), help="CPU threads; default: all that may be used.")
+@click.option("-t", "--threads", type=click.IntRange(min=1), help="CPU threads; default: one a core that may be used.")
 @click.option("--device", type=click.Choice(CHOICES), default="auto", help="What to run on.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of the text.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but the text.")

@@ -73,7 +73,7 @@ def _lines(device: Device, found: Survey, host: dict) -> Iterator[tuple[str, str
         yield "", _instructions(gpu)
     if not found.gpus:
         yield "GPUs", "none found"
-    yield "CPU", f"{host['name']} ({host['target']}), {host['threads']} threads may run at once"
+    yield "CPU", f"{host['name']} ({host['target']}), {host['threads']} threads may run at once, on {host['cores']} cores"
     yield "", _tried(host["isa"], host["isa_ran"])
     yield "", f"{_gib(host['memory_bytes'])} of memory available, read at {host['read_bytes_per_s'] / 1e9:.0f} GB/s"
     asked = "" if found.runtime else "; torch was not asked, for no driver shows a GPU"

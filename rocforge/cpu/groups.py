@@ -17,9 +17,10 @@ from llvmlite import ir
 from numba import types
 
 from rocforge.cpu.decode import level
+from rocforge.cpu.half import widen
 from rocforge.cpu.isa import (
     ELEMENT,
-    F16,
+    I16,
     I32,
     I64,
     Vec,
@@ -116,7 +117,7 @@ def _column(b, address, stride, llvm):
 
 def column_half(stride):
     """-> intrinsic(address) -> the halves of 8 blocks, as float32."""
-    return instruction(f32x8, (types.intp,), lambda b, a: b.fpext(_column(b, a, stride, F16), f32x8.llvm))
+    return instruction(f32x8, (types.intp,), lambda b, a: widen(b, _column(b, a, stride, I16)))
 
 
 def column_i32(stride):

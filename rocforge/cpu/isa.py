@@ -13,18 +13,19 @@ from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
+from rocforge.cpu.half import narrow, widen
+
 ELEMENT = {
     "i8": ir.IntType(8),
     "i16": ir.IntType(16),
     "i32": ir.IntType(32),
     "i64": ir.IntType(64),
-    "f16": ir.HalfType(),
     "f32": ir.FloatType(),
     "f64": ir.DoubleType(),
 }
 # Integers of every width are int64 in a kernel: Numba makes a float of a sum of signed and unsigned.
 SCALAR = {"i8": types.int64, "i16": types.int64, "i32": types.int64, "i64": types.int64, "f32": types.float32, "f64": types.float64}
-I8, I32, I64, F16, F32 = (ELEMENT[e] for e in ("i8", "i32", "i64", "f16", "f32"))
+I8, I16, I32, I64, F32 = (ELEMENT[e] for e in ("i8", "i16", "i32", "i64", "f32"))
 
 
 class Vec(types.Type):
@@ -162,21 +163,19 @@ def store_scalar(element):
 
 def load_f16(n):
     """-> intrinsic(address of n halves) -> Vec(n, "f32")."""
-    half, single = ir.VectorType(F16, n), ir.VectorType(F32, n)
-    emit = lambda b, a: b.fpext(b.load(pointer(b, a, half), align=1), single)
+    emit = lambda b, a: widen(b, b.load(pointer(b, a, ir.VectorType(I16, n)), align=1))
     return instruction(Vec(n, "f32"), (types.intp,), emit)
 
 
 def store_f16(n):
     """-> intrinsic(address, Vec(n, "f32")): as n halves, rounded to nearest even."""
-    half = ir.VectorType(F16, n)
-    emit = lambda b, a, x: b.store(b.fptrunc(x, half), pointer(b, a, half), align=1)
+    emit = lambda b, a, x: b.store(narrow(b, x), pointer(b, a, ir.VectorType(I16, n)), align=1)
     return instruction(None, (types.intp, Vec(n, "f32")), emit)
 
 
 def load_bf16(n):
     """-> intrinsic(address of n bfloat16) -> Vec(n, "f32")."""
-    half, word = ir.VectorType(ELEMENT["i16"], n), ir.VectorType(I32, n)
+    half, word = ir.VectorType(I16, n), ir.VectorType(I32, n)
 
     def emit(b, a):
         raised = b.shl(b.zext(b.load(pointer(b, a, half), align=1), word), constant(n, "i32", [16] * n))
@@ -186,15 +185,15 @@ def load_bf16(n):
 
 
 load_half = instruction(
-    types.float32, (types.intp,), lambda b, a: b.fpext(b.load(pointer(b, a, F16), align=1), F32)
+    types.float32, (types.intp,), lambda b, a: widen(b, b.load(pointer(b, a, I16), align=1))
 )
 load_bhalf = instruction(
     types.float32,
     (types.intp,),
-    lambda b, a: b.bitcast(b.shl(b.zext(b.load(pointer(b, a, ELEMENT["i16"]), align=1), I32), I32(16)), F32),
+    lambda b, a: b.bitcast(b.shl(b.zext(b.load(pointer(b, a, I16), align=1), I32), I32(16)), F32),
 )
 store_half = instruction(
-    None, (types.intp, types.float32), lambda b, a, x: b.store(b.fptrunc(x, F16), pointer(b, a, F16), align=1)
+    None, (types.intp, types.float32), lambda b, a, x: b.store(narrow(b, x), pointer(b, a, I16), align=1)
 )
 load_f32, load_i64, load_i32 = load_scalar("f32"), load_scalar("i64"), load_scalar("i32")
 load_i8, load_i16 = load_scalar("i8"), load_scalar("i16")

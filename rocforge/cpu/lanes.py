@@ -6,9 +6,10 @@ Portable LLVM, in the forms that become single instructions where a machine has 
 from llvmlite import ir
 from numba import types
 
+from rocforge.cpu.half import widen
 from rocforge.cpu.isa import (
     ELEMENT,
-    F16,
+    I16,
     I32,
     I64,
     Vec,
@@ -18,13 +19,12 @@ from rocforge.cpu.isa import (
     instruction,
     pointer,
     shuffle,
-    spread,
 )
 
 ROWS = 16
 
 i8x64, i16x32 = Vec(64, "i8"), Vec(32, "i16")
-I8X16, I16X16, F16X16 = (ir.VectorType(ELEMENT[e], ROWS) for e in ("i8", "i16", "f16"))
+I8X16 = ir.VectorType(ELEMENT["i8"], ROWS)
 
 
 # ---- to vectors
@@ -62,7 +62,7 @@ def _store_columns(b, address, stride, to):
 # (address, stride) -> the 4-byte word, or the half as float32, at `address + r * stride` in lane r
 column_i32 = instruction(i32x16, (types.intp, types.intp), _column(I32))
 column_half = instruction(
-    f32x16, (types.intp, types.intp), lambda b, a, stride: b.fpext(_column(F16)(b, a, stride), f32x16.llvm)
+    f32x16, (types.intp, types.intp), lambda b, a, stride: widen(b, _column(I16)(b, a, stride))
 )
 # (address, stride, to): the four words of 16 bytes of each row, as four vectors from `to` on
 store_columns = instruction(None, (types.intp,) * 3, _store_columns)
@@ -77,7 +77,7 @@ def half(n, shift):
 
     def emit(b, x):
         short = b.trunc(b.lshr(x, constant(n, "i32", [shift] * n)), ir.VectorType(ELEMENT["i16"], n))
-        return b.fpext(b.bitcast(short, ir.VectorType(F16, n)), singles.llvm)
+        return widen(b, short)
 
     return instruction(singles, (words,), emit)
 

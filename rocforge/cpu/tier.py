@@ -44,6 +44,11 @@ def at_least(name: str) -> bool:
     return order.index(tier()) >= order.index(name)
 
 
+def converts_halves() -> bool:
+    """Whether the host has instructions between float16 and float32: of x86, what has F16C; of others, all."""
+    return platform.machine() not in ("x86_64", "AMD64", "i386", "i686") or bool(binding.get_host_cpu_features().get("f16c"))
+
+
 def _tiles_permitted() -> bool:
     """Asks the system to let this process, its threads included, use AMX's tiles: else they end it."""
     if sys.platform != "linux" or platform.machine() != "x86_64":

@@ -32,6 +32,7 @@ class CPU:
     target: str  # as LLVM calls it
     isa: tuple[str, ...]  # those of EXTENSIONS that LLVM sees on this host
     threads: int  # that may run at once in this process
+    cores: int  # that these run on: SMT siblings share one
 
 
 @functools.cache
@@ -45,6 +46,7 @@ def describe() -> CPU:
         target=binding.get_host_cpu_name(),
         isa=tuple(e for e in EXTENSIONS if features.get(e)),
         threads=usable_threads(),
+        cores=usable_cores(),
     )
 
 
@@ -83,6 +85,18 @@ def peak_resident_bytes() -> int:
     # Where there is no /proc. Of Linux this would not do: there the peak includes the process that became this one.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # man getrusage: bytes on macOS, KiB on Linux
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """Cores that the usable threads can have to themselves: of SMT siblings in the affinity mask one counts.
+
+    Kernels keep a core's vector units or its way to memory busy; a second thread there mostly waits for the first.
+    Where the system does not tell siblings, each CPU is a core.
+    """
+    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    topology = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+    cores = {" ".join(_words(root / topology.format(cpu))) or cpu for cpu in cpus}
+    return min(len(cores), usable_threads(root))
 
 
 def _name(root: Path) -> str:

@@ -53,14 +53,14 @@ def pick(found: Survey | None, wanted: str, threads: int | None = None) -> Devic
     """The choice among what was found; None where only the CPU is wanted."""
     host = cpu.describe()
     if found and found.best:
-        return _gpu(found, found.best, wanted, threads or host.threads)
+        return _gpu(found, found.best, wanted, threads or host.cores)
     if wanted == "gpu":
         raise DeviceError(f"device gpu: {found.why_no_gpu}; use device cpu, or auto to leave the choice to RocForge")
     return Device(
         name=host.name,
         kind="cpu",
         reason="as asked for" if wanted == "cpu" else found.why_no_gpu,
-        threads=threads or host.threads,
+        threads=threads or host.cores,
         isa=host.isa,
         memory_bytes=cpu.available_bytes(),
     )

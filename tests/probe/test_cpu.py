@@ -72,6 +72,22 @@ def test_affinity_binds(tmp_path, monkeypatch):
     assert cpu.usable_threads(make(tmp_path, files)) == 2
 
 
+def siblings(*groups):
+    """The topology of CPUs of which each group shares a core."""
+    path = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+    return {path.format(cpu): ",".join(map(str, group)) + "\n" for group in groups for cpu in group}
+
+
+def test_of_siblings_one_counts(tmp_path, monkeypatch):
+    pairs = siblings(*((i, i + 8) for i in range(8)))
+    assert cpu.usable_cores(make(tmp_path / "smt", pairs)) == 8
+    assert cpu.usable_cores(make(tmp_path / "unknown", {})) == 16
+    quota = {**V2, "sys/fs/cgroup/pod/box/cpu.max": "300000 100000\n"}
+    assert cpu.usable_cores(make(tmp_path / "quota", {**pairs, **quota})) == 3
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {1, 2, 9}, raising=False)
+    assert cpu.usable_cores(make(tmp_path / "mask", pairs)) == 2
+
+
 def v2_memory(limit, used, inactive):
     group = "sys/fs/cgroup/pod/box"
     return {
