@@ -15,7 +15,9 @@ import functools
 import hashlib
 import logging
 import os
+import platform
 import struct
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -151,17 +153,52 @@ def _libc(name):
 
 _call = instruction(None, (types.int64, types.int64, types.intp, types.intp), _emit_call)
 _increment = instruction(types.int64, (types.intp,), lambda b, a: b.atomic_rmw("add", pointer(b, a, I64), I64(1), "seq_cst"))
-_read = instruction(types.int64, (types.intp,), lambda b, a: b.load_atomic(pointer(b, a, I64), "acquire", 8))
-_yield = instruction(None, (), lambda b: call(b, "sched_yield", I32, [], []))
+_read = instruction(types.int64, (types.intp,), lambda b, a: b.load_atomic(pointer(b, a, I64), "seq_cst", 8))
+_add = instruction(
+    None, (types.intp, types.int64), lambda b, a, x: b.atomic_rmw("add", pointer(b, a, I64), x, "seq_cst")
+)
 _post, _wait = _libc("sem_post"), _libc("sem_wait")
 
-# Spins before a waiting thread offers its core to others: a few microseconds, the length of a
-# small launch. More of them cost dearly when another process holds a core.
-_SPINS = 4000
+# Linux's futex: (address, operation, value, no time limit), private to the process.
+_FUTEX = {"x86_64": 202, "aarch64": 98}.get(platform.machine(), 0) if sys.platform == "linux" else 0
+_FUTEX_WAIT, _FUTEX_WAKE, _EVERYBODY = 128, 129, 2**31 - 1
 
-# A team's memory: the barrier's counter, the job, and a semaphore for each thread (POSIX: 32 bytes
-# at the most), each on cache lines of its own.
-_COUNTER, _TABLE, _LENGTH, _START, _QUIT, _SEMAPHORES, _LINE = 0, 64, 72, 80, 88, 128, 64
+
+def _emit_futex(b, address, operation, value):
+    if _FUTEX:
+        call(b, "syscall", I64, [I64] * 7, [I64(_FUTEX), address, operation, value, I64(0), I64(0), I64(0)])
+    else:
+        call(b, "sched_yield", I32, [], [])
+
+
+_futex = instruction(None, (types.intp, types.int64, types.int64), _emit_futex)
+
+# Spins of a waiting thread before it sleeps: some 20 microseconds, more than the others' shares of a launch
+# differ by. Another process may hold a core for milliseconds: a core that is left idle meanwhile lets
+# the system bring the thread there that all wait for.
+_SPINS = 20000
+
+# A team's memory: the barrier's counter and how many sleep, the job, and a semaphore for each thread
+# (POSIX: 32 bytes at the most), each on cache lines of its own.
+_COUNTER, _SLEEPERS, _TABLE, _LENGTH, _START, _QUIT, _SEMAPHORES, _LINE = 0, 64, 128, 136, 144, 152, 192, 64
+
+
+@inline
+def _await(state, target):
+    """Returns when the counter has come to the target. Who brings it there wakes those that sleep.
+
+    A sleeper is counted before it looks at the counter a last time, and the system lets it sleep only
+    while the counter (its lower half) is what it saw.
+    """
+    for _ in range(_SPINS):
+        if _read(state + _COUNTER) >= target:
+            return
+    _add(state + _SLEEPERS, 1)
+    seen = _read(state + _COUNTER)
+    while seen < target:
+        _futex(state + _COUNTER, _FUTEX_WAIT, seen & 0xFFFFFFFF)
+        seen = _read(state + _COUNTER)
+    _add(state + _SLEEPERS, -1)
 
 
 @inline
@@ -170,12 +207,12 @@ def _walk(state, tid, team):
     table, start = load_i64(state + _TABLE), load_i64(state + _START)
     for i in range(load_i64(state + _LENGTH)):
         _call(load_i64(table + 16 * i), load_i64(table + 16 * i + 8), tid, team)
-        _increment(state + _COUNTER)
-        target, spins = start + team * (i + 1), 0
-        while _read(state + _COUNTER) < target:
-            spins += 1
-            if spins > _SPINS:
-                _yield()
+        target = start + team * (i + 1)
+        if _increment(state + _COUNTER) + 1 == target:
+            if _read(state + _SLEEPERS) != 0:
+                _futex(state + _COUNTER, _FUTEX_WAKE, _EVERYBODY)
+        else:
+            _await(state, target)
 
 
 def _lead(state, table, length, team):
