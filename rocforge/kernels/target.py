@@ -49,8 +49,8 @@ AMD: dict[str, Target] = {
         (("gfx906",), 64, "gcn", "", 64 * KIB),
         (("gfx908", "gfx90a", "gfx942"), 64, "gcn", "v_mfma", 64 * KIB),
         (("gfx950",), 64, "gcn", "v_mfma", 160 * KIB),
-        (("gfx1030", "gfx1031", "gfx1032", "gfx1035", "gfx1036"), 32, "gcn", "", 64 * KIB),
-        (("gfx1100", "gfx1101", "gfx1102", "gfx1103", "gfx1150", "gfx1151"), 32, "rdna", "v_wmma", 64 * KIB),
+        (("gfx1030", "gfx1031", "gfx1032", "gfx1033", "gfx1034", "gfx1035", "gfx1036"), 32, "gcn", "", 64 * KIB),
+        (("gfx1100", "gfx1101", "gfx1102", "gfx1103", "gfx1150", "gfx1151", "gfx1152", "gfx1153"), 32, "rdna", "v_wmma", 64 * KIB),
         (("gfx1200", "gfx1201"), 32, "rdna", "v_wmma", 64 * KIB),
     )
     for arch in arches
