@@ -16,6 +16,7 @@ from rocforge.engine.runner import Runner
 from rocforge.engine.sampler import Sampler
 from rocforge.engine.scheduler import Batch, Scheduler
 from rocforge.engine.selftest import verdict
+from rocforge.engine.tune_cpu import best_threads
 from rocforge.errors import CapacityError, RequestError
 from rocforge.gguf.formats import Q8_BLOCK
 from rocforge.gguf.chat import TEMPLATE_KEY, find_template, render_chat
@@ -73,6 +74,8 @@ def draw(
     file = open_gguf(path if path is not None else BUILTIN)
     try:
         config, plan = build_plan(file, kv_format)
+        if chosen.kind == "cpu" and threads is None and (tuned := best_threads(config.name)):
+            chosen = replace(chosen, threads=tuned, reason=f"{chosen.reason}; {tuned} threads by `rocforge tune`")
         if kv_format == "q8_0" and config.head_dim % Q8_BLOCK:
             raise RequestError(f"kv_format q8_0 needs heads of a multiple of {Q8_BLOCK} values, {file.path} has {config.head_dim}")
         plan = fuse(plan)
@@ -118,7 +121,7 @@ def _fit(plan: Plan, device: Device, file: GGUFFile, sizes: dict[str, int]) -> M
     )
 
 
-def _open_backend(device: Device) -> tuple[Any, dict[str, Callable]]:
+def open_backend(device: Device) -> tuple[Any, dict[str, Callable]]:
     """The room that runs on the device: its backend and its launchers."""
     if device.kind == "cpu":
         from rocforge.cpu import backend
@@ -195,7 +198,7 @@ class LLM:
             raise
 
     def _build(self, memory: Memory, sequences: int, progress) -> None:
-        backend, launchers = _open_backend(self.device)
+        backend, launchers = open_backend(self.device)
         self._to_host = backend.to_host
         self._runner = Runner(self.plan, memory, self._file, backend, launchers)
         try:

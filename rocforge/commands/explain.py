@@ -1,37 +1,125 @@
-"""`rocforge explain`: the plan as a table. Computes nothing itself: rocforge.plan.explain does."""
+"""`rocforge explain`: the plan as a table, and with --analyze what each op took. Computes and times nothing itself."""
 
 import json
+from typing import Any
 
 import click
 
 from rocforge.commands import verbose
+from rocforge.errors import RequestError
+from rocforge.plan.ir import KV_FORMATS
 from rocforge.probe import CHOICES
 
+# Of the step's time, what the ops may add up to beyond it before the measuring is called disturbed.
+OVER = 0.05
 
-@click.command()
+
+@click.command(context_settings={"show_default": True})
 @click.option("-m", "--model", metavar="FILE", help="A GGUF file; the built-in model if left out.")
 @click.option("-c", "--context", type=click.IntRange(min=1), help="Tokens that a sequence may have.")
-@click.option("--tokens", type=click.IntRange(min=1), default=1, show_default=True, help="Tokens in the step shown.")
-@click.option("--device", type=click.Choice(CHOICES), default="auto", show_default=True)
+@click.option("--tokens", type=click.IntRange(min=1), default=1, help="Tokens in the step shown.")
+@click.option("-d", "--depth", type=click.IntRange(min=0), default=0, help="Tokens that are in the cache before.")
+@click.option("--analyze", is_flag=True, help="Run the step and measure each op beside what the device's limits allow.")
+@click.option("-r", "--repetitions", type=click.IntRange(min=1), default=9, help="Of the step, with --analyze.")
+@click.option("--kv", "kv_format", type=click.Choice(KV_FORMATS), default="f16", help="What the KV cache holds.")
+@click.option("-t", "--threads", type=click.IntRange(min=1), help="CPU threads; default: all that may be used.")
+@click.option("--device", type=click.Choice(CHOICES), default="auto", help="What to run on.")
+@click.option("--target", metavar="GFX", help="Print the tiles that a GPU of this target would get, as gfx1100; it need not be here.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @verbose
-def explain(model: str | None, context: int | None, tokens: int, device: str, as_json: bool) -> None:
-    """Print what will run where, and what it costs."""
+def explain(
+    model: str | None, context: int | None, tokens: int, depth: int, analyze: bool, repetitions: int, kv_format: str,
+    threads: int | None, device: str, target: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Print what will run where, and what it costs.
+
+    On a GPU also the tile of each launch, and where it comes from.
+    """
+    if analyze and target:
+        raise RequestError("--analyze measures, which only a device that is here can be: leave out --target")
+    if context is not None and context < depth + tokens:
+        raise RequestError(f"{tokens} tokens behind {depth} do not fit into a context of {context}; raise it (--context)")
+    settings = {"device": device, "threads": threads, "kv_format": kv_format}
+    if analyze:
+        found = _analyze(model, tokens, depth, repetitions, {**settings, "context": context or depth + tokens})
+    else:
+        # A target that is not here: the plan is the same, and the CPU can always be drawn for.
+        found = _plan(model, tokens, depth, target, {**settings, "context": context, **({"device": "cpu"} if target else {})})
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        behind = f" behind {depth}" if depth else ""
+        click.echo(f"{found['device']}\na step of {tokens} token{'s' * (tokens > 1)}{behind}:")
+        (_print_tiles if target else _print_analysis if analyze else _print)(found)
+    if analyze and found["between_s"] < -OVER * found["step_s"]:
+        click.echo(
+            f"the ops add up to {found['ops_s'] / found['step_s'] - 1:.0%} more than the step: "
+            "something else used the device meanwhile; run it again, or with more repetitions (-r)",
+            err=True,
+        )  # fmt: skip
+
+
+def _plan(model: str | None, tokens: int, depth: int, target: str | None, settings: dict[str, Any]) -> dict[str, Any]:
     from rocforge.llm import draw
     from rocforge.plan import explain
 
-    design = draw(model, device, context)
-    rows = explain.rows(design.plan, {**design.memory.sizes, "T": tokens, "R": 1})
-    memory = explain.memory(design.memory)
-    design.file.close()
-    if as_json:
-        click.echo(json.dumps({"device": str(design.device), "tokens": tokens, "ops": rows, "memory": memory}))
-    else:
-        click.echo(f"{design.device}\na step of {tokens} token{'s' * (tokens > 1)}:")
-        _print(rows, memory)
+    at = _target(target) if target else None
+    design = draw(model, **settings)
+    try:
+        known = {"device": f"{target} (not a device that is here)" if target else str(design.device), "tokens": tokens, "depth": depth}
+        tiles = {"tiles": _tiles(design, tokens, at)} if target or design.device.kind == "gpu" else {}
+    finally:
+        design.file.close()
+    if target:
+        return {**known, "target": target, **tiles}
+    rows = explain.rows(design.plan, {**design.memory.sizes, "T": tokens, "R": 1}, depth)
+    return {**known, "ops": rows, "memory": explain.memory(design.memory), **tiles}
 
 
-def _print(rows: list[dict], memory: dict[str, int]) -> None:
+def _target(name: str) -> Any:
+    """What kernels would be compiled for. Raises RequestError where there is no such target, or nothing to ask."""
+    try:
+        import triton
+    except ImportError:
+        raise RequestError("--target asks the GPU kernels, which need triton: pip install torch triton") from None
+    if triton.knobs.runtime.interpret:
+        raise RequestError("TRITON_INTERPRET is set: the interpreter has tiles of its own; unset it")
+    from rocforge.kernels.ranges import target_named
+
+    return target_named(name)
+
+
+def _tiles(design: Any, tokens: int, target: Any) -> list[dict[str, Any]]:
+    """Kernel x format x shape, with the tile that it gets, the tile's origin and the count of its launches."""
+    from rocforge.engine import tiles
+
+    counted: dict[tuple, dict[str, Any]] = {}
+    for row in tiles.rows(tiles.choices(design.plan, design.memory, design.file, tokens, 1, target)):
+        key = row["kernel"], row["format"], *row["shape"]
+        known = counted.setdefault(key, {"launches": 0, **{k: v for k, v in row.items() if k != "layer"}})
+        known["launches"] += 1
+    return list(counted.values())
+
+
+def _analyze(model: str | None, tokens: int, depth: int, repetitions: int, settings: dict[str, Any]) -> dict[str, Any]:
+    from rocforge.commands.machine import describe
+    from rocforge.commands.progress import Progress
+    from rocforge.engine.profile import profile
+    from rocforge.llm import LLM
+    from rocforge.plan import explain
+
+    with Progress() as progress, LLM(model, **settings, sequences=1, chunk_tokens=tokens, progress=progress) as llm:
+        found = profile(llm.runner, llm.device.kind, llm.config.vocab_size, tokens, depth, repetitions, progress)
+        return {
+            "device": str(llm.device), "machine": describe(llm.device), "model": llm.config.name, "tokens": tokens, "depth": depth,
+            **found, "memory": explain.memory(llm.memory),
+        }  # fmt: skip
+
+
+# ---- how it is printed
+
+
+def _print(found: dict[str, Any]) -> None:
     from rocforge.commands.tables import render
 
     cells = [
@@ -45,9 +133,47 @@ def _print(rows: list[dict], memory: dict[str, int]) -> None:
             f"{row['flops']:,}",
             row["device"],
         )
-        for row in rows
+        for row in found["ops"]
     ]
     columns = ("layer", "op", "weights", "format", "shape", "bytes", "FLOPs", "device")
     click.echo(render(columns, cells, right=("layer", "bytes", "FLOPs")))
-    for key, value in ((k, v) for k, v in memory.items() if v):
+    for key, value in ((k, v) for k, v in found["memory"].items() if v):
         click.echo(f"{key.removesuffix('_bytes'):>10} {value:>16,} bytes")
+    if "tiles" in found:
+        _print_tiles(found)
+
+
+def _print_tiles(found: dict[str, Any]) -> None:
+    from rocforge.commands.tables import render
+
+    cells = [
+        (
+            row["op"], row["kernel"], row["format"] or "", " x ".join(map(str, row["shape"])), str(row["launches"]),
+            " ".join(f"{name}={value}" for name, value in row["tile"].items()), row["origin"],
+        )
+        for row in found["tiles"]
+    ]  # fmt: skip
+    click.echo(render(("op", "kernel", "format", "shape", "count", "tile", "from"), cells, right=("count",)))
+
+
+def _print_analysis(found: dict[str, Any]) -> None:
+    from rocforge.commands.tables import render, roofline_lines
+
+    step_s = found["step_s"]
+    amounts = lambda line: (f"{line['bytes'] / 1e6:,.2f}", f"{line['flops'] / 1e9:,.3f}")
+    times = lambda time_s, bound_s, loss_s: (f"{time_s * 1e3:,.3f}", f"{bound_s * 1e3:,.3f}", f"{loss_s * 1e3:,.3f}")
+    cells = [
+        (
+            line["op"], line["format"] or "", " x ".join(map(str, line["shape"])), str(line["launches"]), *amounts(line),
+            *times(line["time_s"], line["bound_s"], line["loss_s"]), f"{line['bound_s'] / line['time_s']:.0%}" if line["time_s"] else "",
+            line["limit"], f"{line['time_s'] / step_s:.1%}",
+        )
+        for line in found["groups"]
+    ]  # fmt: skip
+    rest = found["between_s"]
+    cells.append(("between launches", *[""] * 5, *times(rest, 0, rest), "", "", f"{rest / step_s:.1%}"))
+    cells.append(("the whole step", *[""] * 5, *times(step_s, found["bound_s"], step_s - found["bound_s"]),
+                  f"{found['bound_s'] / step_s:.0%}", "", f"{1:.1%}"))  # fmt: skip
+    columns = ("op", "format", "shape", "count", "MB", "GFLOP", "ms", "bound ms", "loss ms", "of bound", "limit", "of step")
+    click.echo(render(columns, cells, right=set(columns) - {"op", "format", "shape", "limit"}))
+    click.echo(roofline_lines(found["roofline"]))

@@ -10,6 +10,7 @@ import numpy as np
 from rocforge.cpu import threads, tiles
 from rocforge.cpu.activation import swiglu
 from rocforge.cpu.attention import attention
+from rocforge.cpu.clock import stamp
 from rocforge.cpu.embed import embed
 from rocforge.cpu.gather import gather
 from rocforge.cpu.layout import Matrix, matrix
@@ -44,6 +45,8 @@ def scratch_bytes(weights: Iterable[Any], tokens: int) -> int:
 
 # Bytes between two reports of progress while the file is read.
 _PIECE_BYTES = 64 << 20
+# Times that the clock is read before a profile's first launch: in the first of them threads still wake.
+_CLOCKS = 17
 
 
 class Backend:
@@ -123,6 +126,28 @@ class Backend:
 
     def run(self, program: threads.Program) -> None:
         self._team.run(program)
+
+    def profile(self, launches: Sequence[Callable[[], None]]) -> Callable[[], np.ndarray]:
+        """-> run(): all `launches`, one behind the other in one program, and the seconds that each took, float64.
+
+        Each call of `launches` makes what one op launches. The clock is read between them by a launch of its
+        own, whose time is read from launches of nothing else and taken off.
+        """
+        moments = np.zeros((len(launches) + _CLOCKS, 2), np.int64)
+        with self.record() as program:
+            for moment in moments[:_CLOCKS]:
+                stamp(moment)
+            for make, moment in zip(launches, moments[_CLOCKS:], strict=True):
+                make()
+                stamp(moment)
+
+        def run() -> np.ndarray:
+            self.run(program)
+            times_s = np.diff(moments @ (1_000_000_000, 1)) * 1e-9
+            clock_s = np.median(times_s[: _CLOCKS - 1])
+            return np.maximum(times_s[_CLOCKS - 1 :] - clock_s, 0.0)
+
+        return run
 
     def penalize(self, logits: np.ndarray, *parameters: Any) -> None:
         """See cpu/sample.py."""

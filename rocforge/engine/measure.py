@@ -93,7 +93,7 @@ def measure(
 
 def once(runner: Runner, vocab_size: int, test: Workload) -> float:
     """Tokens a second of one run, its depth computed before and not timed."""
-    steps = _Steps(runner, vocab_size, test)
+    steps = Steps(runner, vocab_size, test)
     steps.compute(test.depth)
     start_s = time.perf_counter()
     if test.prompt:
@@ -104,7 +104,7 @@ def once(runner: Runner, vocab_size: int, test: Workload) -> float:
     return test.sequences * (test.prompt or test.text) / (time.perf_counter() - start_s)
 
 
-class _Steps:
+class Steps:
     """Sequences that grow by random tokens, their pages one behind the other."""
 
     def __init__(self, runner: Runner, vocab_size: int, test: Workload):
@@ -118,13 +118,14 @@ class _Steps:
 
     def compute(self, n_tokens: int) -> None:
         """n_tokens more for each sequence; done when the device is done."""
-        for tokens, positions, sequences, rows in self._chunks(n_tokens):
-            self._runner.run(Batch(tokens, positions, sequences, self._table, rows, []))
+        for batch in self.batches(n_tokens):
+            self._runner.run(batch)
             self._runner.synchronize()
         self._length += n_tokens
 
-    def _chunks(self, n_tokens: int) -> Iterator[tuple[np.ndarray, ...]]:
-        """What goes into each step: all sequences' tokens one behind the other, the last of each with its logits."""
+    def batches(self, n_tokens: int) -> Iterator[Batch]:
+        """The steps that compute n_tokens more: all sequences' tokens one behind the other, the last of each with
+        its logits."""
         if not n_tokens:
             return
         positions = np.tile(np.arange(self._length, self._length + n_tokens, dtype=np.int32), self._n)
@@ -134,4 +135,5 @@ class _Steps:
         most = self._runner.memory.sizes["T"]
         for start in range(0, len(tokens), most):
             part = slice(start, start + most)
-            yield tokens[part], positions[part], sequences[part], np.flatnonzero(last[part]).astype(np.int32)
+            rows = np.flatnonzero(last[part]).astype(np.int32)
+            yield Batch(tokens[part], positions[part], sequences[part], self._table, rows, [])

@@ -45,7 +45,7 @@ class Runner:
         """Record the programs of decode, of a full chunk and of what lies between, and compile what they launch."""
         most = self.memory.sizes["T"]
         sizes = dict.fromkeys([(1, 1), *((n, 1) for n in self._backend.PROMPTS if n < most), (most, self.memory.sizes["R"])])
-        programs = [*(self._program(*size) for size in sizes), self._sampling()]
+        programs = [*(self.program(*size) for size in sizes), self._sampling()]
         kernels = list(dict.fromkeys(k for program in programs for k in program.kernels))
         missing = [k for k in kernels if not k.is_compiled]
         for done, kernel in enumerate(missing):
@@ -74,7 +74,7 @@ class Runner:
             host[name][: len(given)] = given
         host["positions"][n_tokens:T] = PADDING
         host["page_table"][: len(batch.page_table)] = batch.page_table
-        self._backend.run(self._program(T, R))
+        self._backend.run(self.program(T, R))
         return self._view(self.plan.output, self._sizes(T, R))[:n_rows]
 
     def synchronize(self) -> None:
@@ -111,7 +111,8 @@ class Runner:
     def _shape(value: Value, sizes) -> tuple[int, ...]:
         return tuple(sizes[a] if isinstance(a, str) else a for a in value.shape)
 
-    def _program(self, n_tokens: int, n_rows: int) -> Any:
+    def program(self, n_tokens: int, n_rows: int) -> Any:
+        """The step of so many tokens and rows of logits, recorded and not run."""
         key = (n_tokens, n_rows)
         if key in self._programs:
             self._programs.move_to_end(key)

@@ -173,7 +173,7 @@ _HALVES = {
 }  # fmt: skip
 
 
-def _blocks(rng, format: Format, rows: int, columns: int) -> Blocks:
+def blocks(rng, format: Format, rows: int, columns: int) -> Blocks:
     """Any bytes, with halves between -1 and 1; of a float format normal values."""
     if format.is_float:
         x = _normal(rng, rows, columns)
@@ -189,7 +189,7 @@ def _blocks(rng, format: Format, rows: int, columns: int) -> Blocks:
     return Blocks(data.reshape(rows, -1), format, columns)
 
 
-def _rows_of(blocks: Blocks) -> np.ndarray:
+def rows_of(blocks: Blocks) -> np.ndarray:
     """float32 [rows, columns]: what they mean, by the CPU's embed."""
     from rocforge.cpu.embed import embed
     from rocforge.cpu.layout import matrix
@@ -202,10 +202,10 @@ def _rows_of(blocks: Blocks) -> np.ndarray:
 
 def _embed(rng) -> Iterator[Case]:
     for format in SUPPORTED:
-        table = _blocks(rng, format, 9, max(format.block, 96))
+        table = blocks(rng, format, 9, max(format.block, 96))
         tokens = np.array([8, 0, 3, 3], np.int32)
         # A product and a difference, rounded once or twice.
-        off = 2 * ULP * np.abs(_rows_of(table)).max()
+        off = 2 * ULP * np.abs(rows_of(table)).max()
         arguments = {"tokens": tokens, "table": table, "out": _empty(4, table.columns)}
         yield Case("embed", str(format), arguments, {"out": (0, off)})
 
@@ -213,8 +213,8 @@ def _embed(rng) -> Iterator[Case]:
 def _linear(rng) -> Iterator[Case]:
     for format in SUPPORTED:
         K = 100 if format.is_float else 256 + 256 % format.block
-        weights = _blocks(rng, format, 37, K)
-        size = np.abs(_rows_of(weights))
+        weights = blocks(rng, format, 37, K)
+        size = np.abs(rows_of(weights))
         for T in (3, 20):  # few tokens and many have kernels of their own
             x = _normal(rng, T, K) if format.is_float else _random_q8(rng, T, K)
             float_x = x if format.is_float else x.values * np.repeat(x.scales, 32, 1)

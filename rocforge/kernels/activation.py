@@ -1,15 +1,32 @@
 """SwiGLU: out = silu(gate) * up, as float32 or in 8 bits."""
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 
 from rocforge.gguf.formats import Q8
+from rocforge.kernels import tuning
 from rocforge.kernels.launch import launch
 from rocforge.kernels.quantize import store_q8
 
-# Values, and blocks of 32, that one program has; its warps.
-VALUES, BLOCKS, WARPS = 512, 16, 2
+
+class ValuesTile(NamedTuple):
+    """Values that one program has."""
+
+    BF: int
+    num_warps: int
+
+
+class BlocksTile(NamedTuple):
+    """Blocks of 32 values that one program has."""
+
+    BB: int
+    num_warps: int
+
+
+VALUES, BLOCKS = ValuesTile(512, 2), BlocksTile(16, 2)
 
 
 @triton.jit
@@ -45,7 +62,8 @@ def swiglu(gate_up: torch.Tensor, out: "torch.Tensor | Q8") -> None:
     T, F = gate_up.shape[0], gate_up.shape[1] // 2
     assert gate_up.is_contiguous(), gate_up.stride()
     if isinstance(out, Q8):
-        grid = T, triton.cdiv(F // 32, BLOCKS)
-        launch(swiglu_q8, grid, gate_up, *out, F, num_warps=WARPS, fuses=False, BB=BLOCKS)
+        at = tuning.tile(swiglu_q8, BLOCKS, "", (F,), T)
+        launch(swiglu_q8, (T, triton.cdiv(F // 32, at.BB)), gate_up, *out, F, num_warps=at.num_warps, fuses=False, BB=at.BB)
     else:
-        launch(swiglu_f32, (T, triton.cdiv(F, VALUES)), gate_up, out, F, num_warps=WARPS, fuses=False, BF=VALUES)
+        at = tuning.tile(swiglu_f32, VALUES, "", (F,), T)
+        launch(swiglu_f32, (T, triton.cdiv(F, at.BF)), gate_up, out, F, num_warps=at.num_warps, fuses=False, BF=at.BF)

@@ -11,10 +11,11 @@ import triton
 import triton.language as tl
 
 from rocforge.gguf.formats import Q8_BLOCK, Q8Cache
-from rocforge.kernels import target
+from rocforge.kernels import target, tuning
 from rocforge.kernels.attention_block import (
     NEVER,
     Tiles,
+    cache_format,
     is_seen,
     load_pages,
     load_queries,
@@ -149,8 +150,9 @@ def attend_tile(
 
 def prefill(inputs: tuple, sizes: tuple, shape: dict[str, Any]) -> None:
     """attention() of many tokens on the matrix units: caches in halves or Q8."""
-    tile, T = tile_of(PREFILL, inputs[4].itemsize, shape["BD"]), len(inputs[-1])
-    (_, G, *_), GROUP = sizes, shape["GROUP"]
+    T, (_, G, *_), GROUP = len(inputs[-1]), sizes, shape["GROUP"]
+    tile = tile_of(PREFILL, inputs[4].itemsize, shape["BD"])
+    tile = tuning.tile(attend_tile, tile, cache_format(inputs[4]), (shape["D"], GROUP, G), T)
     rows = max(tile.ROWS, triton.next_power_of_2(GROUP))
     tokens = rows // GROUP
     launch(

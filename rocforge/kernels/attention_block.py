@@ -8,6 +8,7 @@ Rows are queries: a token's heads of one kv-head. Softmax is online (Milakov and
 from collections.abc import Mapping
 from typing import TypeVar
 
+import torch
 import triton
 import triton.language as tl
 
@@ -28,6 +29,11 @@ def tile_of(tiles: Tiles, itemsize: int, BD: int) -> Tile:
     at = target.current()
     by_size = (tiles.get(at.arch[:5]) or tiles[at.family])[itemsize]
     return by_size[min(size for size in by_size if size >= BD)]
+
+
+def cache_format(values: torch.Tensor) -> str:
+    """f16, f32 or q8_0: what tiles of attention are kept under."""
+    return {torch.float16: "f16", torch.float32: "f32", torch.int8: "q8_0"}[values.dtype]
 
 
 @triton.jit

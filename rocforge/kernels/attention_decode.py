@@ -14,10 +14,11 @@ import torch
 import triton
 import triton.language as tl
 
-from rocforge.kernels import target
+from rocforge.kernels import target, tuning
 from rocforge.kernels.attention_block import (
     NEVER,
     Tiles,
+    cache_format,
     is_seen,
     load_pages,
     load_queries,
@@ -172,7 +173,9 @@ def launch_splits(kernel, programs: int, BN: int, inputs: tuple, sizes: tuple, s
 
 def decode(inputs: tuple, sizes: tuple, shape: dict[str, Any]) -> None:
     """attention() of few tokens on the matrix units: caches in halves or Q8."""
-    tile, (_, G, *_) = tile_of(DECODE, inputs[4].itemsize, shape["BD"]), sizes
+    _, G, *_ = sizes
+    tile = tile_of(DECODE, inputs[4].itemsize, shape["BD"])
+    tile = tuning.tile(attend_split, tile, cache_format(inputs[4]), (shape["D"], shape["GROUP"], G), len(inputs[-1]))
     launch_splits(
         attend_split, G, tile.BN, inputs, sizes, shape, ROWS=max(LEAST, triton.next_power_of_2(shape["GROUP"])),
         num_warps=tile.num_warps, num_stages=tile.num_stages,

@@ -11,8 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
-from rocforge.kernels import target
-from rocforge.kernels.attention_block import LOG2_E, NEVER, is_seen, load_pages, load_rows, rows_of, share_of
+from rocforge.kernels import target, tuning
+from rocforge.kernels.attention_block import LOG2_E, NEVER, cache_format, is_seen, load_pages, load_rows, rows_of, share_of
 from rocforge.kernels.attention_decode import launch_splits
 
 
@@ -101,7 +101,8 @@ def attend_lanes(
 
 def attend(inputs: tuple, sizes: tuple, shape: dict[str, Any]) -> None:
     """attention() of any cache and any number of tokens."""
-    tile, GROUP, k_values, (_, G, *_) = lanes_tile(), shape["GROUP"], inputs[4], sizes
+    GROUP, k_values, (_, G, *_) = shape["GROUP"], inputs[4], sizes
+    tile = tuning.tile(attend_lanes, lanes_tile(), cache_format(k_values), (shape["D"], GROUP, G), len(inputs[-1]))
     parts = triton.cdiv(GROUP, tile.heads)
     elements = tile.elements * target.current().lanes * tile.num_warps * (2 if k_values.dtype == torch.int8 else 1)
     # A row of a head for each warp at the least: no sum over a row then crosses warps.

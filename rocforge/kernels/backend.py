@@ -9,7 +9,7 @@ import torch
 
 from rocforge.errors import CapacityError
 from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8_SUM_BLOCK, Format, Q8Cache
-from rocforge.kernels import gemm, gemv, launch, layout
+from rocforge.kernels import durations, gemm, gemv, launch, layout, target, tuning
 from rocforge.kernels.activation import swiglu
 from rocforge.kernels.attention import attention
 from rocforge.kernels.embed import embed
@@ -167,9 +167,15 @@ class Backend:
 
     @contextlib.contextmanager
     def record(self) -> Iterator[launch.Program]:
-        """Within it, launches are recorded into the program it gives."""
-        with self._chosen(), _no_room(), launch.record(self._pool) as program:
+        """Within it, launches are recorded into the program it gives, with the tiles that the tuning databases know."""
+        with self._chosen(), _no_room(), tuning.use(self._book()), launch.record(self._pool) as program:
             yield program
+
+    def _book(self) -> "tuning.Book | tuning.Tried | None":
+        """What the caller looks up in, if it said so; else a GPU's databases. Elsewhere nothing is tuned."""
+        if (book := tuning.current()) is not None or self._device.type != "cuda":
+            return book
+        return tuning.book_for(target.current())
 
     def run(self, program: launch.Program) -> None:
         with self._chosen():
@@ -178,6 +184,19 @@ class Backend:
                 if self._copied is not None:
                     self._copied.record()
             program.run()
+
+    def profile(self, launches: Sequence[Callable[[], None]]) -> Callable[[], np.ndarray]:
+        """-> run(): all `launches`, one behind the other in one graph, and the seconds that each took, float64.
+
+        Each call of `launches` makes what one op launches. See kernels/durations.py.
+        """
+        counts = []
+        with self.record() as program:
+            for make in launches:
+                before = len(program)
+                make()
+                counts.append(len(program) - before)
+        return lambda: durations.measure(lambda: self.run(program), self.synchronize, program.launches, counts)
 
     def penalize(self, logits: torch.Tensor, *parameters: Any) -> None:
         """See kernels/sample.py."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8_SUM_BLOCK, SUPPORTED, Format, Q8Cache
-from rocforge.kernels import gemm, gemv, launch, layout
+from rocforge.kernels import gemm, gemv, launch, layout, tuning
 from rocforge.kernels.activation import swiglu
 from rocforge.kernels.attention import attention
 from rocforge.kernels.embed import embed
@@ -62,6 +62,15 @@ def cases(target: Target, every: bool = True) -> Iterator[Case]:
                 if made.key not in seen:
                     seen.add(made.key)
                     yield Case(op, format, made)
+
+
+def watched(target: Target) -> Iterator[tuple[str, tuning.Choice]]:
+    """(op, what its launcher was answered) for all launches that ask for a tile, with default tiles."""
+    with use(target):
+        for op, _, call in _calls(True):
+            with launch.record(), tuning.watch() as found:
+                call()
+            yield from ((op, choice) for choice in found)
 
 
 def _meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -1,17 +1,32 @@
 """Rows of a table in any format, as float32. Chooses no token."""
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 
-from rocforge.kernels import target
+from rocforge.kernels import target, tuning
 from rocforge.kernels.decode import DECODE
 from rocforge.kernels.launch import launch
 from rocforge.kernels.layout import UNIT, Matrix
 
-# Units of a row that one program decodes, and its warps.
-BU, WARPS = 64, 1
-BLOCK = 1024  # columns of a float row
+
+class BlocksTile(NamedTuple):
+    """Units of a row that one program decodes."""
+
+    BU: int
+    num_warps: int
+
+
+class FloatsTile(NamedTuple):
+    """Columns of a row that one program copies."""
+
+    BLOCK: int
+    num_warps: int
+
+
+BLOCKS, FLOATS = BlocksTile(64, 1), FloatsTile(1024, 1)
 
 
 @triton.jit
@@ -78,11 +93,12 @@ def embed(tokens: torch.Tensor, table: Matrix, out: torch.Tensor) -> None:
     assert tokens.dtype == torch.int32 and tokens.ndim == 1, (tokens.dtype, tokens.shape)
     assert out.shape == (T, K) and out.dtype == torch.float32, (out.shape, out.dtype)
     if table.format.is_float:
-        grid = (T, triton.cdiv(K, BLOCK))
-        launch(embed_floats, grid, tokens, table.planes.quants, out, K, out.stride(0), num_warps=WARPS, BLOCK=BLOCK)
+        at = tuning.tile(embed_floats, FLOATS, table.format.name, (table.rows, K), T)
+        grid = (T, triton.cdiv(K, at.BLOCK))
+        launch(embed_floats, grid, tokens, table.planes.quants, out, K, out.stride(0), num_warps=at.num_warps, BLOCK=at.BLOCK)
         return
-    U = -(-K // UNIT)
+    U, at = -(-K // UNIT), tuning.tile(embed_blocks, BLOCKS, table.format.name, (table.rows, K), T)
     launch(
-        embed_blocks, (T, triton.cdiv(U, BU)), tokens, *table.planes, out, K, U, out.stride(0),
-        num_warps=WARPS, fuses=False, BU=BU, ISA=target.current().isa, **DECODE[table.format]._asdict(),
+        embed_blocks, (T, triton.cdiv(U, at.BU)), tokens, *table.planes, out, K, U, out.stride(0),
+        num_warps=at.num_warps, fuses=False, BU=at.BU, ISA=target.current().isa, **DECODE[table.format]._asdict(),
     )  # fmt: skip

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 from rocforge.gguf.formats import F16, Q8
-from rocforge.kernels import target
+from rocforge.kernels import target, tuning
 from rocforge.kernels.decode import DECODE
 from rocforge.kernels.embed import weights_of
 from rocforge.kernels.finish import finish, strides
@@ -157,7 +157,7 @@ def blocks(x: Q8, w: Matrix, bias, residual, out: torch.Tensor) -> None:
     if T >= EXPAND_TOKENS:
         _expanded_blocks(x, w, bias, residual, out)
         return
-    at = tile()
+    at = tuning.tile(gemm_blocks, tile(), w.format.name, (w.rows, K), T)
     launch(
         gemm_blocks, (triton.cdiv(w.rows, at.BN) * triton.cdiv(T, at.BT),), x.values, x.scales, *w.planes, bias,
         residual, out, T, w.rows, K, -(-K // UNIT), *strides(residual, out), num_warps=at.num_warps,
@@ -208,7 +208,7 @@ def floats(x: torch.Tensor, w: Matrix, bias, residual, out: torch.Tensor) -> Non
         launch(expand_floats, (T,), x, halves, largest, K, x.stride(0), num_warps=EXPAND_WARPS, BK=1024)
         _plain(halves, largest, w.planes.quants, bias, residual, out)
         return
-    at = tile()
+    at = tuning.tile(gemm_floats, tile(), w.format.name, (w.rows, K), T)
     # The interpreter multiplies matrices in numpy, which has no bfloat16.
     part = tl.float32 if target.current().backend == "interpreter" else tl.bfloat16
     launch(
@@ -302,7 +302,8 @@ def gemm_plain(
 
 
 def _plain(x: torch.Tensor, factors: torch.Tensor, w: torch.Tensor, bias, residual, out: torch.Tensor) -> None:
-    (T, K), N, at = x.shape, len(w), plain_tile()
+    (T, K), N = x.shape, len(w)
+    at = tuning.tile(gemm_plain, plain_tile(), F16.name, (N, K), T)
     launch(
         gemm_plain, (triton.cdiv(N, at.BN) * triton.cdiv(T, at.BT),), x, factors, w, bias, residual, out, T, N, K,
         *strides(residual, out), num_warps=at.num_warps, num_stages=at.num_stages,

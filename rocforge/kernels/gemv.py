@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 from rocforge.gguf.formats import Q8
-from rocforge.kernels import target
+from rocforge.kernels import target, tuning
 from rocforge.kernels.asm import dot4
 from rocforge.kernels.decode import DECODE, split_words
 from rocforge.kernels.finish import finish, strides
@@ -134,7 +134,7 @@ def blocks(x: Q8, w: Matrix, bias, residual, out: torch.Tensor) -> None:
     """matmul.linear() for one matrix of a block format and T <= TOKENS tokens."""
     T, K = x.values.shape
     BT = triton.next_power_of_2(T)
-    at = tile(BT)
+    at = tuning.tile(gemv_blocks, tile(BT), w.format.name, (w.rows, K), T)
     launch(
         gemv_blocks, (triton.cdiv(w.rows, at.BN),), x.values.view(torch.int32), x.scales, x.sums, *w.planes, bias,
         residual, out, T, w.rows, K, -(-K // UNIT), *strides(residual, out), num_warps=at.num_warps,
@@ -174,8 +174,9 @@ def floats(x: torch.Tensor, w: Matrix, bias, residual, out: torch.Tensor) -> Non
     T, K = x.shape
     BT = triton.next_power_of_2(T)
     at = tile(BT)
-    BN = max(1, at.BN // BT)  # each token has sums of its own in every lane
+    at = at._replace(BN=max(1, at.BN // BT))  # each token has sums of its own in every lane
+    at = tuning.tile(gemv_floats, at, w.format.name, (w.rows, K), T)
     launch(
-        gemv_floats, (triton.cdiv(w.rows, BN),), x, w.planes.quants, bias, residual, out, T, w.rows, K, x.stride(0),
-        *strides(residual, out), num_warps=at.num_warps, BT=BT, BN=BN, BK=at.BK,
+        gemv_floats, (triton.cdiv(w.rows, at.BN),), x, w.planes.quants, bias, residual, out, T, w.rows, K, x.stride(0),
+        *strides(residual, out), num_warps=at.num_warps, BT=BT, BN=at.BN, BK=at.BK,
     )  # fmt: skip

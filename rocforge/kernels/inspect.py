@@ -52,6 +52,51 @@ class Row:
     code_bytes: int
 
 
+@dataclass(frozen=True)
+class Loop:
+    """A kernel's instructions, and the bytes that a lane loads from global memory: of a step of its main loop
+    (the largest that has no loop within it), and of all the rest, which runs once. Without a loop, all is the rest."""
+
+    instructions: int
+    loaded_bytes: int
+    instructions_once: int
+    loaded_bytes_once: int
+
+
+_LABEL = re.compile(r"(\.LBB\w+):")
+_BRANCH = re.compile(r"\s+s_c?branch\w*\s+(\.LBB\w+)")
+_INSTRUCTION = re.compile(r"\s+[vs]_|\s+(?:ds|global|buffer|flat|scratch)_")
+_LOADED = re.compile(r"\s+(?:global|buffer|flat)_load_(\w+)")
+_BYTES = {"x4": 16, "b128": 16, "x3": 12, "b96": 12, "x2": 8, "b64": 8, "dword": 4, "b32": 4}
+
+
+def loop_of(asm: str) -> Loop:
+    """The loops of AMD assembly are its branches back; which is what a compiler makes of a loop."""
+    lines, labels, loops = asm.splitlines(), {}, []
+    for i, line in enumerate(lines):
+        if label := _LABEL.match(line):
+            labels[label[1]] = i
+        elif (branch := _BRANCH.match(line)) and branch[1] in labels:
+            loops.append((labels[branch[1]], i))
+    innermost = [a for a in loops if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
+    sizes = {part: _instructions(lines[part[0] : part[1] + 1]) for part in innermost}
+    all_, all_bytes = _instructions(lines), _loaded(lines)
+    if not sizes:
+        return Loop(0, 0, all_, all_bytes)
+    first, last = max(sizes, key=sizes.get)
+    n, n_bytes = sizes[first, last], _loaded(lines[first : last + 1])
+    return Loop(n, n_bytes, all_ - n, all_bytes - n_bytes)
+
+
+def _instructions(lines: list[str]) -> int:
+    return sum(1 for line in lines if _INSTRUCTION.match(line))
+
+
+def _loaded(lines: list[str]) -> int:
+    kinds = (found[1] for line in lines if (found := _LOADED.match(line)))
+    return sum(next((n for end, n in _BYTES.items() if kind.endswith(end)), 2) for kind in kinds)
+
+
 def source(launch: Launch, target: Target) -> ASTSource:
     """What Triton compiles for a launch: its types, and the promises about its arguments that a launch makes.
 

@@ -1,10 +1,13 @@
 """RMSNorm: out = x / sqrt(mean(x^2) + eps) * weight, as float32 or in 8 bits."""
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 
 from rocforge.gguf.formats import Q8
+from rocforge.kernels import tuning
 from rocforge.kernels.launch import launch
 from rocforge.kernels.quantize import store_q8
 
@@ -13,8 +16,12 @@ from rocforge.kernels.quantize import store_q8
 WARPS = ((1024, 2), (4096, 4), (8192, 8), (1 << 30, 16))
 
 
-def warps_of(columns: int) -> int:
-    return next(warps for most, warps in WARPS if columns <= most)
+class NormTile(NamedTuple):
+    num_warps: int
+
+
+def tile(columns: int) -> NormTile:
+    return NormTile(next(warps for most, warps in WARPS if columns <= most))
 
 
 @triton.jit
@@ -54,8 +61,8 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, out: "torch.Tensor | Q8", *,
     T, N = x.shape
     assert x.is_contiguous() and weight.shape == (N,), (x.shape, x.stride(), weight.shape)
     if isinstance(out, Q8):
-        blocks = triton.next_power_of_2(N // 32)
-        launch(rms_norm_q8, (T,), x, weight, *out, N, float(eps), num_warps=warps_of(N), fuses=False, BB=blocks)
+        blocks, at = triton.next_power_of_2(N // 32), tuning.tile(rms_norm_q8, tile(N), "", (N,), T)
+        launch(rms_norm_q8, (T,), x, weight, *out, N, float(eps), num_warps=at.num_warps, fuses=False, BB=blocks)
     else:
-        width = triton.next_power_of_2(N)
-        launch(rms_norm_f32, (T,), x, weight, out, N, float(eps), num_warps=warps_of(N), fuses=False, BN=width)
+        width, at = triton.next_power_of_2(N), tuning.tile(rms_norm_f32, tile(N), "", (N,), T)
+        launch(rms_norm_f32, (T,), x, weight, out, N, float(eps), num_warps=at.num_warps, fuses=False, BN=width)

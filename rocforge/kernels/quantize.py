@@ -1,14 +1,24 @@
 """Activations to 8 bits, in blocks of 32. The one place that rounds them."""
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 
 from rocforge.gguf.formats import Q8, Q8_BLOCK
+from rocforge.kernels import tuning
 from rocforge.kernels.launch import launch
 
-# Blocks of 32 that one program quantises, and its warps.
-BLOCKS, WARPS = 32, 4
+
+class RowsTile(NamedTuple):
+    """Blocks of 32 that one program quantises."""
+
+    B: int
+    num_warps: int
+
+
+TILE = RowsTile(32, 4)
 
 # A block that is smaller than this everywhere counts as zero: 127 / amax would leave float32.
 TINY = tl.constexpr(2.0**-120)
@@ -62,5 +72,6 @@ def quantize(x: torch.Tensor, out: Q8) -> None:
     """
     assert out.values.shape == x.shape and x.dtype == torch.float32, (out.values.shape, x.shape, x.dtype)
     T, K = x.shape
-    grid = T, triton.cdiv(K // Q8_BLOCK, BLOCKS)
-    launch(quantize_rows, grid, x, *out, K, x.stride(0), num_warps=WARPS, fuses=False, B=BLOCKS)
+    at = tuning.tile(quantize_rows, TILE, "", (K,), T)
+    grid = T, triton.cdiv(K // Q8_BLOCK, at.B)
+    launch(quantize_rows, grid, x, *out, K, x.stride(0), num_warps=at.num_warps, fuses=False, B=at.B)

@@ -38,7 +38,7 @@ class Device:
 def choose(wanted: str = "auto", threads: int | None = None, verdict: Verdict | None = None) -> Device:
     """The device for `wanted`, one of CHOICES; "auto" is the best that can run a model.
 
-    `threads` None takes all that may run at once. `verdict` says of a GPU why it must not be used
+    `threads` None takes one a core that may be used. `verdict` says of a GPU why it must not be used
     (`engine.selftest.verdict`); it is asked before one is chosen. Raises DeviceError when a GPU is
     wanted and none can be used, RequestError for an unknown choice or fewer threads than one.
     """

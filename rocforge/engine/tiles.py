@@ -1,0 +1,103 @@
+"""Which tile each launch of a plan gets, and where it comes from: recorded over arrays without memory. Runs nothing.
+
+Needs torch and triton, and no GPU; never in a process in which Triton interprets.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from typing import Any
+
+from rocforge.engine.runner import Runner
+from rocforge.engine.tune import Subject
+from rocforge.gguf.reader import GGUFFile
+from rocforge.plan.allocate import Memory
+from rocforge.plan.ir import Op, Plan
+
+
+def choices(
+    plan: Plan, memory: Memory, file: GGUFFile, tokens: int, rows: int = 1, target: Any = None, book: Any = None
+) -> list[tuple[Op, list]]:
+    """For each op of a step of `tokens` tokens, what its launchers were answered (`kernels.tuning.Choice`).
+
+    `target` is a `kernels.target.Target`, None for the GPU that is current; `book` is a `tuning.Book`, None for
+    the databases that hold for the target. An op whose kernels have no tile has an empty list.
+    """
+    from rocforge.kernels import target as targets
+    from rocforge.kernels import tuning
+    from rocforge.kernels.backend import LAUNCHERS, Backend
+
+    answered: list[list] = []
+
+    def watched(launcher: Callable) -> Callable:
+        def call(**operands) -> None:
+            with tuning.watch() as found:
+                launcher(**operands)
+            answered.append(found)
+
+        return call
+
+    runner = Runner(plan, memory, file, Backend("meta"), {kind: watched(f) for kind, f in LAUNCHERS.items()})
+    with targets.use(target) if target else nullcontext():
+        with tuning.use(book or tuning.book_for(targets.current())):
+            runner.program(tokens, rows)
+    ops = [op for op in plan.ops if rows or "R" not in op.writes[0].shape]
+    return list(zip(ops, answered, strict=True))
+
+
+def rows(found: Iterable[tuple[Op, list]]) -> list[dict[str, Any]]:
+    """`choices` as rows for a table or JSON: layer, op, kernel, format, shape, tokens, tile, origin."""
+    return [
+        {
+            "layer": op.layer, "op": op.kind, "kernel": choice.key.kernel, "format": choice.key.format or None,
+            "shape": list(choice.key.shape), "tokens": choice.key.tokens, "tile": choice.tile, "origin": choice.origin,
+        }
+        for op, answers in found
+        for choice in {choice.key: choice for choice in answers}.values()
+    ]  # fmt: skip
+
+
+def subjects(found: Iterable[tuple[Op, list]]) -> tuple[list[Subject], list]:
+    """(what to tune, one Choice for each): the keys of a step, those with the most to read or multiply first."""
+    counts: dict[Any, int] = {}
+    first: dict[Any, tuple[Op, Any]] = {}
+    for op, answers in found:
+        for choice in answers:
+            counts[choice.key] = counts.get(choice.key, 0) + 1
+            first.setdefault(choice.key, (op, choice))
+    order = sorted(counts, key=lambda key: (-counts[key] * _size(key.shape), key))
+    return [Subject(key, first[key][0].kind, counts[key]) for key in order], [first[key][1] for key in order]
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for n in shape:
+        size *= n
+    return size
+
+
+def every(target: Any, tokens: Iterable[int]) -> tuple[list[Subject], list]:
+    """As `subjects`, of all kernels, formats and kinds of cache, for steps that fall into these tokens' buckets."""
+    from rocforge.kernels import target as targets
+    from rocforge.kernels import tuning
+    from rocforge.kernels.cases import watched
+
+    found = {choice.key: (op, choice) for op, choice in watched(target or targets.current())}
+    buckets = {tuning.bucket(n) for n in tokens}
+    kept = [(op, choice) for key, (op, choice) in sorted(found.items()) if key.tokens in buckets]
+    return [Subject(choice.key, op) for op, choice in kept], [choice for _, choice in kept]
+
+
+def no_book() -> Any:
+    """What knows no tile: all launches get their kernels' defaults."""
+    from rocforge.kernels.tuning import Book
+
+    return Book([])
+
+
+def random_blocks(format: Any, rows: int, columns: int) -> Any:
+    """uint8 [rows, row bytes] of GGUF blocks, the same each time."""
+    import numpy as np
+
+    from rocforge.engine.selftest_cases import blocks
+
+    return blocks(np.random.default_rng(0), format, rows, columns).data

@@ -1,0 +1,143 @@
+"""What a launch should take on an AMD card, by its machine code alone. Compiles nothing, measures nothing.
+
+With W waves over `slots` = CUs x SIMDs x (waves that fit on a SIMD by registers and by shared memory), in
+P programs, for a kernel whose loop makes `steps` steps:
+
+    memory  = bytes / (bandwidth * min(1, in flight / (bandwidth * LATENCY_S)))        Little's law, where
+              in flight = min(W, slots) * lanes * bytes that a lane loads a step * stages of the loop
+    cache   = W * lanes * (bytes that a lane loads a step * steps + those once) / (CACHE_BYTES * CUs * clock)
+    issue   = W * (instructions a step * steps + those once) * cycles / (CUs * SIMDs * clock)
+    matrix  = FLOPs of whole tiles / matrix peak, where there are matrix instructions
+    fill    = ceil(P / CUs) / (P / CUs): the CU that has the most to do, over the mean
+    seconds = largest of (memory, cache * fill, issue * fill, matrix * fill) + OVERLAP * (the sum of the others)
+
+A wave's instruction takes cycles = 4 on CDNA and GCN (64 lanes on a SIMD of 16), 1 on RDNA (32 on 32).
+A step is the code's largest loop that has no loop within it; the rest of the code runs once. Registers
+in memory (spills), or more shared memory than there is, is infinite.
+
+The model ranks tiles of one kernel; it is no forecast of times. LATENCY_S and OVERLAP are assumptions.
+Sources: waves, registers and LDS by LLVM's AMDGPU guide (llvm.org/docs/AMDGPUUsage.html); CUs and LDS
+by AMD's table of GPU specifications (rocm.docs.amd.com, reference/gpu-specs); bandwidth, clock and peaks
+by AMD's product pages; cycles of an instruction and 64 bytes a clock from the vector cache by AMD's CDNA and RDNA
+white papers.
+"""
+
+import math
+from dataclasses import dataclass
+
+from rocforge.gguf.formats import BY_NAME
+from rocforge.kernels import layout
+from rocforge.kernels.inspect import Loop, Row
+from rocforge.kernels.launch import Launch
+from rocforge.kernels.target import Target
+from rocforge.probe.tuned import Key
+
+
+@dataclass(frozen=True)
+class Card:
+    """The largest card of a target. Bandwidth in GB/s, clock (the boost clock) in GHz, `matrix_tflops` of float16,
+    dense; where there are no matrix units, of packed float16 on the lanes."""
+
+    name: str
+    compute_units: int
+    simds: int  # of a CU
+    gb_per_s: float
+    ghz: float
+    matrix_tflops: float
+
+
+# An APU's bandwidth is that of the memory it is sold with most.
+CARDS: dict[str, Card] = {
+    "gfx906": Card("Instinct MI60", 64, 4, 1024, 1.80, 29.5),
+    "gfx908": Card("Instinct MI100", 120, 4, 1229, 1.50, 184.6),
+    "gfx90a": Card("Instinct MI210", 104, 4, 1638, 1.70, 181.0),
+    "gfx942": Card("Instinct MI300X", 304, 4, 5300, 2.10, 1307.4),
+    "gfx950": Card("Instinct MI355X", 256, 4, 8000, 2.40, 2516.6),
+    "gfx1030": Card("Radeon RX 6900 XT", 80, 2, 512, 2.25, 46.1),
+    "gfx1031": Card("Radeon RX 6700 XT", 40, 2, 384, 2.58, 26.4),
+    "gfx1032": Card("Radeon RX 6600 XT", 32, 2, 256, 2.59, 21.2),
+    "gfx1033": Card("Steam Deck", 8, 2, 88, 1.60, 3.3),
+    "gfx1034": Card("Radeon RX 6500 XT", 16, 2, 144, 2.82, 11.5),
+    "gfx1035": Card("Radeon 680M", 12, 2, 76.8, 2.40, 7.4),
+    "gfx1036": Card("Radeon 610M", 2, 2, 83.2, 2.20, 1.1),
+    "gfx1100": Card("Radeon RX 7900 XTX", 96, 2, 960, 2.50, 122.8),
+    "gfx1101": Card("Radeon RX 7800 XT", 60, 2, 624, 2.43, 74.7),
+    "gfx1102": Card("Radeon RX 7600", 32, 2, 288, 2.66, 43.5),
+    "gfx1103": Card("Radeon 780M", 12, 2, 89.6, 2.70, 16.6),
+    "gfx1150": Card("Radeon 890M", 16, 2, 120, 2.90, 23.8),
+    "gfx1151": Card("Radeon 8060S", 40, 2, 256, 2.90, 59.4),
+    "gfx1152": Card("Radeon 860M", 8, 2, 128, 3.00, 12.3),
+    "gfx1200": Card("Radeon RX 9060 XT", 32, 2, 320, 3.13, 103.0),
+    "gfx1201": Card("Radeon RX 9070 XT", 64, 2, 640, 2.97, 195.0),
+}
+
+LATENCY_S = 600e-9
+OVERLAP = 0.1
+CACHE_BYTES = 64  # a clock, from the vector cache to its CU
+# Keys that attention is taken to see, here and where it is timed: a long conversation's.
+KEYS = 4096
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a launch has to do whatever its tile: bytes from memory, FLOPs. Its `steps` depend on the tile."""
+
+    bytes: float
+    flops: float
+    steps: float
+
+
+def work(key: Key, launch: Launch) -> Work:
+    """Of the launch of a key's kernel."""
+    sizes = launch.constants
+    if key.kernel.startswith(("gemv", "gemm")):
+        (N, K), T = key.shape, key.tokens
+        weights = 2 * N * K if key.kernel == "gemm_plain" else layout.n_bytes(BY_NAME[key.format], N, K)
+        columns = sizes["BK"] if "BK" in sizes else sizes["BU"] * layout.UNIT
+        # Of the last tile, what is beyond the matrix is computed along.
+        rows, tokens = _whole(N, sizes.get("BN", 1)), _whole(T, sizes.get("BT", 1))
+        return Work(weights + 2 * T * K + 4 * T * N, 2 * rows * tokens * K, math.ceil(K / columns))
+    if key.kernel.startswith("attend"):
+        (D, group, kv_heads), T = key.shape, key.tokens
+        splits = launch.grid[2] if len(launch.grid) > 2 else 1
+        element = {"f16": 2, "f32": 4, "q8_0": 1.0625}[key.format]
+        moved = 2 * KEYS * D * kv_heads * element + 8 * T * D * group * kv_heads
+        rows = _whole(group, sizes.get("ROWS", group)) * T if key.kernel == "attend_split" else T * group
+        return Work(moved, 4 * rows * kv_heads * D * KEYS, math.ceil(KEYS / splits / sizes["BN"]))
+    # Of what works on rows, the last size is the columns.
+    (*_, columns), T = key.shape, key.tokens
+    # Read and written once, in float32 at the most: a few bytes a value, the same for all tiles.
+    return Work(12 * T * columns, 0, 1)
+
+
+def _whole(n: int, tile: int) -> int:
+    return -(-n // tile) * tile
+
+
+def seconds(key: Key, launch: Launch, row: Row, loop: Loop, target: Target) -> float:
+    """The formula at the top of the file; infinite for what spills or does not fit."""
+    if row.spills or row.lds_bytes > target.lds_bytes or not row.waves_per_simd:
+        return math.inf
+    card, warps, need = CARDS[target.arch], launch.options["num_warps"], work(key, launch)
+    waves = math.prod(launch.grid) * warps
+    fit = row.waves_per_simd
+    if row.lds_bytes:
+        fit = min(fit, target.lds_bytes // row.lds_bytes * warps / card.simds)
+    slots = card.compute_units * card.simds * fit
+    clock, bandwidth = card.ghz * 1e9, card.gb_per_s * 1e9
+    # Stages load ahead; what has no loop has none.
+    ahead = loop.loaded_bytes * launch.options.get("num_stages", 1) or loop.loaded_bytes_once
+    in_flight = min(waves, slots) * target.lanes * max(1, ahead)
+    loaded = target.lanes * (loop.loaded_bytes * need.steps + loop.loaded_bytes_once)
+    issued = loop.instructions * need.steps + loop.instructions_once
+    a_unit = math.prod(launch.grid) / card.compute_units
+    fill = math.ceil(a_unit) / a_unit
+    cycles = 4 if target.lanes == 64 else 1
+    parts = [
+        need.bytes / (bandwidth * min(1, in_flight / (bandwidth * LATENCY_S))),
+        fill * waves * loaded / (CACHE_BYTES * card.compute_units * clock),
+        fill * waves * issued * cycles / (card.compute_units * card.simds * clock),
+        fill * need.flops / (card.matrix_tflops * 1e12) if row.matrix else 0,
+    ]
+    longest = max(parts)
+    return longest + OVERLAP * (sum(parts) - longest)
