@@ -5,6 +5,7 @@ interpreter, unless `-m gpu` picks those that run on the GPU; what compiles for 
 starts a process of its own.
 """
 
+import logging
 import os
 import subprocess
 import sys
@@ -20,6 +21,12 @@ def pytest_configure(config):
     if config.option.markexpr != "gpu":
         os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton
     config.stash[_FIGURES] = {}
+
+
+@pytest.fixture(autouse=True)
+def usual_log_level():
+    """A command that ran in this process may have been told to be quiet; the next test's is not."""
+    logging.getLogger("rocforge").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -173,10 +173,10 @@ def _emit_futex(b, address, operation, value):
 
 _futex = instruction(None, (types.intp, types.int64, types.int64), _emit_futex)
 
-# Spins of a waiting thread before it sleeps: some 20 microseconds, more than the others' shares of a launch
-# differ by. Another process may hold a core for milliseconds: a core that is left idle meanwhile lets
-# the system bring the thread there that all wait for.
-_SPINS = 20000
+# Spins of a waiting thread before it sleeps: some 100 microseconds, more than the others' shares of a launch
+# differ by (with a fifth of them decoding loses 13 %, for waking takes as long). Another process may hold a
+# core for milliseconds: one that is left idle meanwhile lets the system bring the thread there that all wait for.
+_SPINS = 100000
 
 # A team's memory: the barrier's counter and how many sleep, the job, and a semaphore for each thread
 # (POSIX: 32 bytes at the most), each on cache lines of its own.

@@ -52,8 +52,9 @@ def test_floats_of_every_size_and_between_halves():
     near = HALVES.astype(np.float32)
     finite = near[np.isfinite(near)]
     between = (finite + np.float32(2.0**-25)) * np.float32(1 + 2.0**-12)  # ties, and what is beside them
-    x = np.concatenate([wide, near, between, np.nextafter(finite, np.float32(np.inf)), [65519.9, 65520, 65535, 1e30, 2.0**-25, 2.0**-24 * 1.5]])
-    x = np.concatenate([x, np.zeros(-len(x) % 16)]).astype(np.float32)
+    ends = np.array([65519.9, 65520, 65535, 1e30, 2.0**-25, 2.0**-24 * 1.5], np.float32)
+    x = np.concatenate([wide, near, between, np.nextafter(finite, np.float32(np.inf)), ends])
+    x = np.concatenate([x, np.zeros(-len(x) % 16, np.float32)])
     out = np.empty(len(x), np.float16)
     launch(narrow_all, x, out, len(x))
     with np.errstate(over="ignore"):
