@@ -6,21 +6,19 @@ Of several llama-bench (builds for other instructions), the one with the better 
 Concludes nothing where other processes used the cores meanwhile: prints what it saw and exits with 3.
 """
 
-import datetime
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import click
 
 from rocforge import LLM
+from rocforge.commands.machine import describe
 from rocforge.commands.progress import Progress
 from rocforge.commands.tables import render
 from rocforge.cpu.tier import tier
@@ -58,21 +56,6 @@ class Others:
         """How many cores' worth since this was made."""
         now, others = self._read()
         return max(0.0, (others - self._begin[1]) / (now - self._begin[0]))
-
-
-def machine(threads: int) -> dict:
-    """What a figure must be read with."""
-    host = cpu.describe()
-    return {
-        "cpu": host.name, "target": host.target, "isa": " ".join(host.isa), "tier": tier(), "threads": threads,
-        "system": platform.platform(), "python": platform.python_version(), "numba": version("numba"),
-        "commit": _commit(), "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    }  # fmt: skip
-
-
-def _commit() -> str:
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    return subprocess.run(git, check=False, capture_output=True, text=True).stdout.strip()
 
 
 def summary(model: str, test: str, ours: list[float], peers: dict[str, list[float]]) -> dict:
@@ -129,12 +112,12 @@ def main(programs, model, prompt, text, depth, threads, pairs, as_json):
                 for program in programs:
                     peers[test][str(program)].append(theirs(program, llm.path, threads, test))
             busy.append(others.cores())
-        name = llm.path.name
+        name, machine = llm.path.name, {**describe(llm.device), "tier": tier(), "threads": threads}
     rows = [summary(name, test.name, ours[test], peers[test]) for test in tests]
     is_idle = statistics.median(busy) <= BUSY_CORES
     if as_json:
         others_cores = [round(b, 2) for b in busy]
-        print(json.dumps({"machine": machine(threads), "others_cores": others_cores, "conclusive": is_idle, "results": rows}, indent=1))
+        print(json.dumps({"machine": machine, "others_cores": others_cores, "conclusive": is_idle, "results": rows}, indent=1))
     else:
         print(render(COLUMNS, map(cells, rows), right=COLUMNS[2:5]))
     if not is_idle:

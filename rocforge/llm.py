@@ -16,7 +16,7 @@ from rocforge.engine.runner import Runner
 from rocforge.engine.sampler import Sampler
 from rocforge.engine.scheduler import Batch, Scheduler
 from rocforge.engine.selftest import verdict
-from rocforge.engine.tune_cpu import best_threads
+from rocforge.engine.tuned_threads import best_threads
 from rocforge.errors import CapacityError, RequestError
 from rocforge.gguf.formats import Q8_BLOCK
 from rocforge.gguf.chat import TEMPLATE_KEY, find_template, render_chat
@@ -105,7 +105,7 @@ def draw(
 def _fit(plan: Plan, device: Device, file: GGUFFile, sizes: dict[str, int]) -> Memory:
     """The memory plan on a device. Raises CapacityError where it does not suffice."""
     if device.kind == "cpu":
-        from rocforge.cpu.backend import scratch_bytes
+        from rocforge.cpu.layout import scratch_bytes
 
         scratch = scratch_bytes(plan.weights, sizes["tokens"])
         return allocate(plan, **sizes, weights_bytes=file.n_bytes, scratch_bytes=scratch, available_bytes=device.memory_bytes)

@@ -146,3 +146,8 @@ def test_import_rocforge_is_light():
 def test_command_line_imports_no_kernels():
     """What --help pays for: click, and neither numpy nor Numba."""
     assert not loaded_after("import rocforge.cli") & {"torch", "triton", "numba", "numpy", "rich", "llvmlite"}
+
+
+def test_a_plan_is_drawn_without_numba():
+    """`rocforge explain` and every fault that is found before a model runs would wait for its import."""
+    assert "numba" not in loaded_after("from rocforge.llm import draw; draw(None, 'cpu').file.close()")

@@ -53,7 +53,7 @@ class Numbers(click.ParamType):
 @click.option("--tokens", type=Numbers(1), default="1,512", help="Of a step, with --ops.")
 @click.option("--peers/--no-peers", default=True, help="With --ops: time beside each what torch or numpy would take.")
 @click.option("--kv", "kv_format", type=click.Choice(KV_FORMATS), default="f16", help="What the KV cache holds.")
-@click.option("-t", "--threads", type=click.IntRange(min=1), help="CPU threads; default: all that may be used.")
+@click.option("-t", "--threads", type=click.IntRange(min=1), help="CPU threads; default: one a core that may be used.")
 @click.option("--device", type=click.Choice(CHOICES), default="auto", help="What to run on.")
 @click.option("-o", "--output", type=click.Choice(tuple(results.RENDER)), default="table", help="How results are printed.")
 @click.option("--json", "as_json", is_flag=True, help="The same as --output json.")

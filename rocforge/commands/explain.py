@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from rocforge.commands import verbose
+from rocforge.commands.targets import target_named
 from rocforge.errors import RequestError
 from rocforge.plan.ir import KV_FORMATS
 from rocforge.probe import CHOICES
@@ -22,7 +23,7 @@ OVER = 0.05
 @click.option("--analyze", is_flag=True, help="Run the step and measure each op beside what the device's limits allow.")
 @click.option("-r", "--repetitions", type=click.IntRange(min=1), default=9, help="Of the step, with --analyze.")
 @click.option("--kv", "kv_format", type=click.Choice(KV_FORMATS), default="f16", help="What the KV cache holds.")
-@click.option("-t", "--threads", type=click.IntRange(min=1), help="CPU threads; default: all that may be used.")
+@click.option("-t", "--threads", type=click.IntRange(min=1), help="CPU threads; default: one a core that may be used.")
 @click.option("--device", type=click.Choice(CHOICES), default="auto", help="What to run on.")
 @click.option("--target", metavar="GFX", help="Print the tiles that a GPU of this target would get, as gfx1100; it need not be here.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -63,7 +64,7 @@ def _plan(model: str | None, tokens: int, depth: int, target: str | None, settin
     from rocforge.llm import draw
     from rocforge.plan import explain
 
-    at = _target(target) if target else None
+    at = target_named(target) if target else None
     design = draw(model, **settings)
     try:
         known = {"device": f"{target} (not a device that is here)" if target else str(design.device), "tokens": tokens, "depth": depth}
@@ -74,19 +75,6 @@ def _plan(model: str | None, tokens: int, depth: int, target: str | None, settin
         return {**known, "target": target, **tiles}
     rows = explain.rows(design.plan, {**design.memory.sizes, "T": tokens, "R": 1}, depth)
     return {**known, "ops": rows, "memory": explain.memory(design.memory), **tiles}
-
-
-def _target(name: str) -> Any:
-    """What kernels would be compiled for. Raises RequestError where there is no such target, or nothing to ask."""
-    try:
-        import triton
-    except ImportError:
-        raise RequestError("--target asks the GPU kernels, which need triton: pip install torch triton") from None
-    if triton.knobs.runtime.interpret:
-        raise RequestError("TRITON_INTERPRET is set: the interpreter has tiles of its own; unset it")
-    from rocforge.kernels.ranges import target_named
-
-    return target_named(name)
 
 
 def _tiles(design: Any, tokens: int, target: Any) -> list[dict[str, Any]]:
@@ -120,7 +108,7 @@ def _analyze(model: str | None, tokens: int, depth: int, repetitions: int, setti
 
 
 def _print(found: dict[str, Any]) -> None:
-    from rocforge.commands.tables import render
+    from rocforge.commands.tables import render, sizes
 
     cells = [
         (
@@ -128,7 +116,7 @@ def _print(found: dict[str, Any]) -> None:
             row["op"],
             " ".join(row["weights"]),
             row["format"] or "",
-            " x ".join(map(str, row["shape"])),
+            sizes(row["shape"]),
             f"{row['bytes']:,}",
             f"{row['flops']:,}",
             row["device"],
@@ -144,11 +132,11 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def _print_tiles(found: dict[str, Any]) -> None:
-    from rocforge.commands.tables import render
+    from rocforge.commands.tables import render, sizes
 
     cells = [
         (
-            row["op"], row["kernel"], row["format"] or "", " x ".join(map(str, row["shape"])), str(row["launches"]),
+            row["op"], row["kernel"], row["format"] or "", sizes(row["shape"]), str(row["launches"]),
             " ".join(f"{name}={value}" for name, value in row["tile"].items()), row["origin"],
         )
         for row in found["tiles"]
@@ -157,14 +145,14 @@ def _print_tiles(found: dict[str, Any]) -> None:
 
 
 def _print_analysis(found: dict[str, Any]) -> None:
-    from rocforge.commands.tables import render, roofline_lines
+    from rocforge.commands.tables import render, roofline_lines, sizes
 
     step_s = found["step_s"]
     amounts = lambda line: (f"{line['bytes'] / 1e6:,.2f}", f"{line['flops'] / 1e9:,.3f}")
     times = lambda time_s, bound_s, loss_s: (f"{time_s * 1e3:,.3f}", f"{bound_s * 1e3:,.3f}", f"{loss_s * 1e3:,.3f}")
     cells = [
         (
-            line["op"], line["format"] or "", " x ".join(map(str, line["shape"])), str(line["launches"]), *amounts(line),
+            line["op"], line["format"] or "", sizes(line["shape"]), str(line["launches"]), *amounts(line),
             *times(line["time_s"], line["bound_s"], line["loss_s"]), f"{line['bound_s'] / line['time_s']:.0%}" if line["time_s"] else "",
             line["limit"], f"{line['time_s'] / step_s:.1%}",
         )

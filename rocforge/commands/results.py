@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from rocforge.commands.tables import markdown, render, roofline_lines
+from rocforge.commands.tables import markdown, render, roofline_lines, sizes
 from rocforge.errors import RequestError
 
 Row = Mapping[str, Any]
@@ -62,7 +62,7 @@ MODEL = Sort(
 def _op_cells(r: Row) -> tuple[str, ...]:
     peer = f"{r['peer_s'] / r['time_s']:.2f} {r['peer']}" if r["peer_s"] else ""
     return (
-        r["op"], r["format"], _shape(r), str(r["tokens"]), str(r["depth"]), f"{r['time_s'] * 1e6:,.1f}", f"{r['bytes_per_s'] / 1e9:,.1f}",
+        r["op"], r["format"], sizes(r["shape"]), str(r["tokens"]), str(r["depth"]), f"{r['time_s'] * 1e6:,.1f}", f"{r['bytes_per_s'] / 1e9:,.1f}",
         f"{r['ops_per_s'] / 1e12:,.3f}", f"{r['of_bound']:.0%}", r["limit"], "" if r["error"] is None else f"{r['error']:.1e}", peer,
     )  # fmt: skip
 
@@ -74,15 +74,11 @@ def _median_and_error(r: Row) -> tuple[float, float]:
     return r["time_s"], 1.25 * deviation_s / len(times_s) ** 0.5
 
 
-def _shape(r: Row) -> str:
-    return " x ".join(map(str, r["shape"]))
-
-
 OPS = Sort(
     columns=("op", "format", "shape", "tokens", "depth", "us", "GB/s", "TOP/s", "of bound", "limit", "error", "times as fast as"),
     left=("op", "format", "shape", "limit", "times as fast as"),
     cells=_op_cells,
-    name=lambda r: f"{r['op']} {r['format']} {_shape(r)}, tokens {r['tokens']}, depth {r['depth']}",
+    name=lambda r: f"{r['op']} {r['format']} {sizes(r['shape'])}, tokens {r['tokens']}, depth {r['depth']}",
     key=lambda r: (r["op"], r["format"], *r["shape"], r["tokens"], r["depth"]),
     figure=_median_and_error,
     more_is_better=False,
@@ -111,7 +107,7 @@ def _csv(sort: Sort, machine: Row, rows: Sequence[Row]) -> str:
     writer = csv.DictWriter(text, ["device", "date", *columns], extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        shape = {"shape": _shape(row)} if "shape" in row else {}
+        shape = {"shape": sizes(row["shape"])} if "shape" in row else {}
         writer.writerow({"device": machine["device"], "date": machine["date"], **row, **shape})
     return text.getvalue().rstrip()
 

@@ -24,6 +24,11 @@ def render(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Collect
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
+def sizes(shape: Iterable[int | str]) -> str:
+    """4096 x 1024"""
+    return " x ".join(map(str, shape))
+
+
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[str] = ()) -> str:
     """The same as a table of Markdown."""
     marks = ["---:" if name in right else "---" for name in columns]

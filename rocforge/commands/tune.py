@@ -14,6 +14,7 @@ import click
 from rocforge.commands import verbose
 from rocforge.commands.bench import Numbers
 from rocforge.commands.progress import Progress
+from rocforge.commands.targets import known, target_named
 from rocforge.errors import RequestError
 from rocforge.plan.ir import KV_FORMATS
 
@@ -96,15 +97,9 @@ def _gpu(model: str | None, tokens: tuple[int, ...], kv_format: str, target: str
 
 
 def _predicted(model: str | None, tokens: tuple[int, ...], kv_format: str, target: str) -> Job:
-    try:
-        import triton
-    except ImportError:
-        raise RequestError("--target compiles kernels with triton, which is absent: pip install torch triton") from None
-    if triton.knobs.runtime.interpret:
-        raise RequestError("TRITON_INTERPRET is set: the interpreter compiles nothing; unset it")
-    from rocforge.kernels.ranges import PredictedRange, target_named
-
     at = target_named(target)
+    from rocforge.kernels.ranges import PredictedRange
+
     subjects, choices = _subjects(model, tokens, kv_format, at)
     return Job(PredictedRange(at, choices), subjects)
 
@@ -144,7 +139,7 @@ def _end_to_end(model: str, kv_format: str, is_tuned: bool) -> dict[str, float]:
     """Tokens a second of a prompt and of text, with the tiles of the databases or with the defaults."""
     import statistics
 
-    from rocforge.engine.measure import WARM_UPS, Workload, once
+    from rocforge.engine.measure import Workload, measure
     from rocforge.engine.tiles import no_book
     from rocforge.kernels import tuning
     from rocforge.llm import LLM
@@ -157,8 +152,7 @@ def _end_to_end(model: str, kv_format: str, is_tuned: bool) -> dict[str, float]:
     ):
         found = {}
         for test in (Workload(PROMPT, 0), Workload(0, TEXT)):
-            rates = [once(llm.runner, llm.config.vocab_size, test) for _ in range(WARM_UPS + RUNS)]
-            found[test.name] = statistics.median(rates[WARM_UPS:])
+            found[test.name] = statistics.median(measure(llm.runner, llm.config.vocab_size, test, RUNS).rates)
     return found
 
 
@@ -240,15 +234,15 @@ def _tile(entry) -> str:
 
 
 def _table(result: dict[str, Any]) -> str:
-    from rocforge.commands.tables import render
+    from rocforge.commands.tables import render, sizes
+    from rocforge.probe.tuned import words
 
     columns = ("op", "kernel", "format", "shape", "tokens", "default us", "best us", "gain", "default", "best")
     cells = []
     for row in result["results"]:
-        words = lambda tile: " ".join(f"{name}{size}" for name, size in tile.items())
         is_same = row["tile"] == row["default"]
         cells.append((
-            row["op"], row["kernel"], row["format"], " x ".join(map(str, row["shape"])), str(row["tokens"]),
+            row["op"], row["kernel"], row["format"], sizes(row["shape"]), str(row["tokens"]),
             f"{row['default_us']:,.2f}", f"{row['time_us']:,.2f}", "" if is_same else f"{row['gain']:.2f}x",
             words(row["default"]), "default" if is_same else words(row["tile"]),
         ))  # fmt: skip
@@ -304,7 +298,6 @@ def _gpu_target(target: str | None) -> tuple[str, str]:
         import triton
     except ImportError:
         raise RequestError("triton is absent: databases are for a version of it; pip install torch triton") from None
-    from rocforge.kernels.ranges import target_named
     from rocforge.kernels.target import current
 
-    return (target_named(target) if target else current()).arch, triton.__version__
+    return (known(target) if target else current()).arch, triton.__version__

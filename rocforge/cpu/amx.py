@@ -8,12 +8,13 @@ without them these emit nothing.
 from llvmlite import ir
 from numba import types
 
-from rocforge.cpu.isa import I8, I64, call, instruction, pointer
+from rocforge.cpu.isa import I8, I64, call, instruction, pointer, store_i16, store_i64, store_scalar
+from rocforge.cpu.threads import inline
 from rocforge.cpu.tier import tier
 
 CONFIG_BYTES = 64
 # In a configuration: the palette's byte, 16-bit bytes of a row, and 8-bit rows, of each tile.
-PALETTE, TILE_ROW_BYTES, TILE_ROWS = 0, 16, 48
+_PALETTE, _ROW_BYTES, _ROWS = 0, 16, 48
 
 
 def _emits(name, n_arguments, tiles):
@@ -28,6 +29,23 @@ def _emits(name, n_arguments, tiles):
         call(b, f"llvm.x86.{name}", ir.VoidType(), [o.type for o in operands], operands)
 
     return instruction(None, (types.int64,) * n_arguments, emit)
+
+
+store_i8 = store_scalar("i8")
+
+
+@inline
+def begin_shapes(config):
+    """An empty configuration of CONFIG_BYTES, for set_shape() and then configure()."""
+    for i in range(0, CONFIG_BYTES, 8):
+        store_i64(config + i, 0)
+    store_i8(config + _PALETTE, 1)
+
+
+@inline
+def set_shape(config, tile, rows, row_bytes):
+    store_i16(config + _ROW_BYTES + 2 * tile, row_bytes)
+    store_i8(config + _ROWS + tile, rows)
 
 
 configure, release = _emits("ldtilecfg", 1, ()), _emits("tilerelease", 0, ())

@@ -2,12 +2,12 @@
 
 import contextlib
 import mmap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from rocforge.cpu import threads, tiles
+from rocforge.cpu import threads
 from rocforge.cpu.activation import swiglu
 from rocforge.cpu.attention import attention
 from rocforge.cpu.clock import stamp
@@ -35,13 +35,6 @@ LAUNCHERS: dict[str, Callable[..., None]] = {
 }
 
 _DTYPES = {"f32": np.float32, "f16": np.float16, "i32": np.int32}
-
-
-def scratch_bytes(weights: Iterable[Any], tokens: int) -> int:
-    """Memory that a step of `tokens` tokens takes beside the plan's values."""
-    columns = [w.shape[1] for w in weights if len(w.shape) == 2 and not w.format.is_float]
-    return tiles.records_bytes(tokens, max(columns, default=0))
-
 
 # Bytes between two reports of progress while the file is read.
 _PIECE_BYTES = 64 << 20

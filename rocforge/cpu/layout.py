@@ -1,10 +1,24 @@
-"""Weights as this room holds them: GGUF's own blocks, where the file map has them. Copies nothing."""
+"""Weights and activations as this room holds them: GGUF's own blocks, where the file map has them, and records of
+activations for many tokens. Copies nothing; imports no Numba, for it is asked before anything is compiled.
+"""
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rocforge.gguf.formats import Format
+
+# For many tokens (tiles.py), activations are kept by strip, those of a strip's tokens one behind the other, a
+# record for each: [T / TOKENS][K / 32][TOKENS].
+X_VALUES = 0  # int8 [32]
+X_SCALE = 32  # float32
+# Of either half, or first of the whole strip: for formats with minimums float32 [2], the sums times the scale; for
+# others int32 [2], what the weights' offset gives too much, negative.
+X_SUMS = 36
+RECORD = 48
+# Tokens that pass by a strip before the next one: their partial sums stay in a first-level cache.
+TOKENS = 32
 
 
 class Matrix(NamedTuple):
@@ -24,3 +38,14 @@ def matrix(data: np.ndarray, format: Format, rows: int, columns: int) -> Matrix:
     data = data.reshape(rows, format.row_bytes(columns))
     assert data.dtype == np.uint8 and data.strides[1] == 1, (data.dtype, data.strides)
     return Matrix(data, format, rows, columns)
+
+
+def records_bytes(tokens: int, columns: int) -> int:
+    """What records of activations [tokens, columns] take, whole blocks of TOKENS."""
+    return RECORD * -(-tokens // TOKENS) * TOKENS * (columns // 32)
+
+
+def scratch_bytes(weights: Iterable[Any], tokens: int) -> int:
+    """Memory that a step of `tokens` tokens by these weights (`plan.ir.Weight`) takes beside the plan's values."""
+    columns = [w.shape[1] for w in weights if len(w.shape) == 2 and not w.format.is_float]
+    return records_bytes(tokens, max(columns, default=0))

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from rocforge.cpu.amx import CONFIG_BYTES, PALETTE, TILE_ROW_BYTES, TILE_ROWS, configure, dot_tiles, has_tiles, release
+from rocforge.cpu.amx import CONFIG_BYTES, begin_shapes, configure, dot_tiles, has_tiles, release, set_shape
 from rocforge.cpu.dots import add_word_small, has_registers
-from rocforge.cpu.isa import fma, load, store, store_i64, zero
+from rocforge.cpu.isa import fma, load, stack, store, store_i64, zero
 from rocforge.cpu.threads import aligned, inline, kernel, launch, share, words
 from rocforge.cpu.tier import tier
 
@@ -26,6 +26,7 @@ LINE, MOST_THREADS = 64, 1024
 
 load16, store16, zero16 = load(16, "i32"), store(16, "i32"), zero(16, "i32")
 load64, load_floats, store_floats, fused = load(64, "i8"), load(16, "f32"), store(16, "f32"), fma(16)
+_config = stack(CONFIG_BYTES)
 tiles0, tiles1, tiles2, tiles3 = (dot_tiles(c, 4 + c // 2, 6 + c % 2) for c in range(4))
 
 
@@ -97,10 +98,14 @@ def dots12(values, x, out):
 @kernel
 def multiply_bytes(args, tid, team):
     """PRODUCTS of 64 bytes each in the tier's instruction, or TILE_PRODUCTS of tiles of 16 times 64 bytes."""
-    x, config, out = words(args, 3)
+    x, out = words(args, 2)
+    config = _config()
     if tid == 0:
         store_i64(out, team)
     if has_tiles() != 0:
+        begin_shapes(config)
+        for i in range(8):
+            set_shape(config, i, 16, 64)
         configure(config)
         for _ in range(TILE_PRODUCTS // 4):
             tiles0()
@@ -159,13 +164,9 @@ UNITS = {"generic": "8-bit products in LLVM's own", "avx2": "vpmaddubsw", "avx51
 
 def matrix_peak(backend) -> tuple[float, str]:
     """Operations a second (a product and a sum are two) on 8-bit integers by all threads, and what makes them."""
-    config, x, out = aligned(CONFIG_BYTES), aligned(128), _out()
-    config.fill(0)
-    config[PALETTE] = 1
-    config[TILE_ROW_BYTES : TILE_ROW_BYTES + 16].view(np.int16)[:] = 64
-    config[TILE_ROWS : TILE_ROWS + 8] = 16
+    x, out = aligned(128), _out()
     x[:] = np.arange(128)
-    best_s = _best_s(backend, lambda: launch(multiply_bytes, x, config, out))
+    best_s = _best_s(backend, lambda: launch(multiply_bytes, x, out))
     ops = TILE_PRODUCTS * 2 * 16 * 16 * 64 if tier() == "amx" else PRODUCTS * 2 * 64
     return ops * _team(out) / best_s, UNITS[tier()]
 

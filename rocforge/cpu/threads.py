@@ -31,6 +31,7 @@ from numba.extending import intrinsic
 
 from rocforge.cpu.isa import I8, I32, I64, as_f32, call, instruction, load_i64, pointer, store_i64
 from rocforge.cpu.tier import tier
+from rocforge.probe.cache import hash_of
 
 log = logging.getLogger(__name__)
 
@@ -88,10 +89,8 @@ def prepare_cache() -> Path:
     """
     from llvmlite import binding
 
-    digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    digest.update(f"{numba.__version__} {binding.llvm_version_info} {binding.get_host_cpu_name()} {tier()}".encode())
+    sources = hash_of(sorted(Path(__file__).parent.glob("*.py")))
+    digest = hashlib.sha256(f"{sources} {numba.__version__} {binding.llvm_version_info} {binding.get_host_cpu_name()} {tier()}".encode())
     digest.update(binding.get_host_cpu_features().flatten().encode())
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     user = os.getuid() if hasattr(os, "getuid") else 0
@@ -152,10 +151,10 @@ def _libc(name):
 
 
 _call = instruction(None, (types.int64, types.int64, types.intp, types.intp), _emit_call)
-_increment = instruction(types.int64, (types.intp,), lambda b, a: b.atomic_rmw("add", pointer(b, a, I64), I64(1), "seq_cst"))
 _read = instruction(types.int64, (types.intp,), lambda b, a: b.load_atomic(pointer(b, a, I64), "seq_cst", 8))
+# (address, x) -> what was there before x was added
 _add = instruction(
-    None, (types.intp, types.int64), lambda b, a, x: b.atomic_rmw("add", pointer(b, a, I64), x, "seq_cst")
+    types.int64, (types.intp, types.int64), lambda b, a, x: b.atomic_rmw("add", pointer(b, a, I64), x, "seq_cst")
 )
 _post, _wait = _libc("sem_post"), _libc("sem_wait")
 
@@ -208,7 +207,7 @@ def _walk(state, tid, team):
     for i in range(load_i64(state + _LENGTH)):
         _call(load_i64(table + 16 * i), load_i64(table + 16 * i + 8), tid, team)
         target = start + team * (i + 1)
-        if _increment(state + _COUNTER) + 1 == target:
+        if _add(state + _COUNTER, 1) + 1 == target:
             if _read(state + _SLEEPERS) != 0:
                 _futex(state + _COUNTER, _FUTEX_WAKE, _EVERYBODY)
         else:

@@ -9,15 +9,14 @@ import numpy as np
 from rocforge.cpu import decode
 from rocforge.cpu.amx import (
     CONFIG_BYTES,
-    PALETTE,
-    TILE_ROW_BYTES,
-    TILE_ROWS,
+    begin_shapes,
     clear_tile,
     configure,
     dot_tiles,
     has_tiles,
     load_tile,
     release,
+    set_shape,
     store_tile,
 )
 from rocforge.cpu.decode import HALF, MINS, RAW_BYTES, SCALES, STRIP_BYTES, VALUES
@@ -36,12 +35,11 @@ from rocforge.cpu.isa import (
     stack,
     store,
     store_f32,
-    store_i16,
-    store_i64,
     store_scalar,
     zero,
 )
 from rocforge.cpu.lanes import ROWS, to_f32
+from rocforge.cpu.layout import RECORD, TOKENS, X_SCALE, X_SUMS, X_VALUES, records_bytes
 from rocforge.cpu.threads import inline, kernel, launch, scratch, share, words
 from rocforge.gguf.formats import IQ4_NL, IQ4_XS, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8, Q8_0, Format
 
@@ -49,26 +47,16 @@ load_bytes, load_words = load(64, "i8"), load(16, "i32")
 load_lanes, store_lanes, spread, spread_i32 = load(16, "f32"), store(16, "f32"), splat(16, "f32"), splat(16, "i32")
 load_half_strip, store_half_strip, zero_half_strip = load(16, "i8"), store(16, "i8"), zero(16, "i8")
 fused, zero_lanes, zero_words = fma(16), zero(16, "f32"), zero(16, "i32")
-store_i32, store_i8 = store_scalar("i32"), store_scalar("i8")
+store_i32 = store_scalar("i32")
 f32 = np.float32
 TILE = 256  # columns that are unpacked at a time, at most
 
-# Tokens that pass by a strip before the next one: their partial sums stay in a first-level cache.
-TOKENS = 32
 EIGHT = 8  # tokens at a time: their number is filled up with zeros
 SUMS = 8  # partial sums of an element
 # Of unpacked strips, as much as a second-level cache keeps beside the activations that pass by.
 PANELS_BYTES = 384 << 10
 # Shares that a thread's work comes in, at the least: what is left at the end is then little.
 SHARES = 8
-
-# Activations are kept by strip, those of a strip's tokens one behind the other, a record for each.
-X_VALUES = 0  # int8 [32]
-X_SCALE = 32  # float32
-# Of either half, or first of the whole strip: for formats with minimums float32 [2], the sums times the scale; for
-# others int32 [2], what the weights' offset gives too much, negative.
-X_SUMS = 36
-RECORD = 48
 
 # What a strip's products on AMX's tiles leave: int32 [TOKENS][2][16].
 PRODUCTS_BYTES = 128 * TOKENS
@@ -85,13 +73,19 @@ def filled(n):
     return (n + EIGHT - 1) // EIGHT * EIGHT
 
 
+@inline
+def record_at(records, t, j, K):
+    """Token t's record of strip j, in blocks of TOKENS."""
+    return records + RECORD * (TOKENS * (K // 32 * (t // TOKENS) + j) + t % TOKENS)
+
+
 @kernel
 def gather_records(args, tid, team):
     values, scales, sums, records, T, K, by_halves, has_mins, offset = words(args, 9)
-    first, last = share(K // 32, tid, team)
-    for j in range(first, last):
+    begin, end = share(K // 32, tid, team)
+    for j in range(begin, end):
         for t in range(T):
-            i, record = K * t + 32 * j, records + RECORD * (TOKENS * (K // 32 * (t // TOKENS) + j) + t % TOKENS)
+            i, record = K * t + 32 * j, record_at(records, t, j, K)
             store_half_strip(record + X_VALUES, load_half_strip(values + i))
             store_half_strip(record + X_VALUES + 16, load_half_strip(values + i + 16))
             store_f32(record + X_SCALE, load_f32(scales + i // 8))
@@ -105,9 +99,8 @@ def gather_records(args, tid, team):
                 store_i32(record + X_SUMS, -offset * first)
                 store_i32(record + X_SUMS + 4, -offset * high)
         for t in range(T, filled(T)):
-            record = records + RECORD * (TOKENS * (K // 32 * (t // TOKENS) + j) + t % TOKENS)
             for i in range(0, RECORD, 16):
-                store_half_strip(record + i, zero_half_strip())
+                store_half_strip(record_at(records, t, j, K) + i, zero_half_strip())
 
 
 def as_records(x: Q8, format: Format) -> np.ndarray:
@@ -122,10 +115,6 @@ def as_records(x: Q8, format: Format) -> np.ndarray:
 def traits(format: Format) -> tuple[bool, bool, int]:
     """What records depend on: those made for one format serve others like it."""
     return getattr(decode, format.name)[2:]
-
-
-def records_bytes(tokens: int, columns: int) -> int:
-    return RECORD * -(-tokens // TOKENS) * TOKENS * (columns // 32)
 
 
 @inline
@@ -215,13 +204,12 @@ def add_strip(acc, strip, x, count, add, layout):
 @inline
 def configure_tiles(config, layout):
     """Tiles 0 and 1: sums [16 tokens, 16 rows] of either half, or of a strip; 2 and 3: weights; 4 and 5: records."""
-    for i in range(0, CONFIG_BYTES, 8):
-        store_i64(config + i, 0)
-    store_i8(config + PALETTE, 1)
+    begin_shapes(config)
     quads = 4 if layout.by_halves else 8
-    for i in range(6):
-        store_i16(config + TILE_ROW_BYTES + 2 * i, 4 * quads if i >= 4 else 64)
-        store_i8(config + TILE_ROWS + i, quads if i == 2 or i == 3 else 16)
+    for i in range(2):
+        set_shape(config, i, 16, 64)
+        set_shape(config, 2 + i, quads, 64)
+        set_shape(config, 4 + i, 16, 4 * quads)
     configure(config)
 
 

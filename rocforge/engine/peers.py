@@ -81,15 +81,9 @@ def _median_s(torch: Any, device: str, calls: list[Callable], repetitions: int) 
             call()
 
     if device == "cuda":
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            run_all()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            run_all()
-        run_once, wait = graph.replay, torch.cuda.synchronize
+        from rocforge.kernels.launch import graph_of
+
+        run_once, wait = graph_of(run_all).replay, torch.cuda.synchronize
     else:
         run_once, wait = run_all, lambda: None
     return _timed_s(run_once, wait, repetitions) / len(calls)

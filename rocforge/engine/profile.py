@@ -7,7 +7,6 @@ both see the same machine. The limits are measured before and after, and the bet
 import importlib
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -59,10 +58,8 @@ def profile(
     -> {"ops": explain's rows, each with time_s and bound_s, "roofline", and what roofline.analyse gives}.
     The runner's memory must hold depth + tokens; `kind` is the device's.
     """
-    # The runner's own ways to bind an op and to size a step: what is measured is what it runs.
-    backend, sizes = runner._backend, runner._sizes(tokens, 1)
-    rows = explain.rows(runner.plan, sizes, depth)
-    measure = lambda: limits(backend, kind, *working_sets(rows), progress)
+    rows = explain.rows(runner.plan, {**runner.memory.sizes, "T": tokens, "R": 1}, depth)
+    measure = lambda: limits(runner.backend, kind, *working_sets(rows), progress)
     before = measure()
     steps = Steps(runner, vocab_size, Workload(tokens, 0, depth))
     steps.compute(depth)
@@ -77,7 +74,7 @@ def profile(
         runner.synchronize()
         steps_s.append(time.perf_counter() - start_s)
         # After the first step, which leaves the inputs where the ops find them.
-        run_ops = run_ops or backend.profile([partial(runner._launch, op, sizes) for op in runner.plan.ops])
+        run_ops = run_ops or runner.profile(tokens)
         times_s.append(run_ops())
     found = before.better(measure())
     times_s, steps_s = np.array(times_s[WARM_UPS:]), steps_s[WARM_UPS:]

@@ -5,6 +5,7 @@ Knows no requests and no text. There is one program for each (T, R), recorded wh
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ class Runner:
     """Runs a fused plan on a backend: `rocforge.cpu.backend.Backend` or its mirror in `rocforge.kernels`."""
 
     def __init__(self, plan: Plan, memory: Memory, file: GGUFFile, backend, launchers: dict[str, Callable]):
-        self.plan, self.memory, self._backend, self._launchers = plan, memory, backend, launchers
+        self.plan, self.memory, self.backend, self._launchers = plan, memory, backend, launchers
         self._file = file
         self._matrices: dict[tuple[str, ...], tuple] = {}
         self._constants: dict[Any, Any] = {}
@@ -44,7 +45,7 @@ class Runner:
     def prepare(self, progress: Progress | None = None) -> None:
         """Record the programs of decode, of a full chunk and of what lies between, and compile what they launch."""
         most = self.memory.sizes["T"]
-        sizes = dict.fromkeys([(1, 1), *((n, 1) for n in self._backend.PROMPTS if n < most), (most, self.memory.sizes["R"])])
+        sizes = dict.fromkeys([(1, 1), *((n, 1) for n in self.backend.PROMPTS if n < most), (most, self.memory.sizes["R"])])
         programs = [*(self.program(*size) for size in sizes), self._sampling()]
         kernels = list(dict.fromkeys(k for program in programs for k in program.kernels))
         missing = [k for k in kernels if not k.is_compiled]
@@ -57,9 +58,9 @@ class Runner:
 
     def load(self, progress: Progress | None = None) -> None:
         """Bring the weights to where a step reads them, and touch all memory that it writes."""
-        self._backend.clear(self._arena)
-        self._backend.clear(self._cache)
-        self._backend.load(lambda done, total: progress and progress("load", done, total))
+        self.backend.clear(self._arena)
+        self.backend.clear(self._cache)
+        self.backend.load(lambda done, total: progress and progress("load", done, total))
 
     def run(self, batch: Batch) -> Any:
         """The logits of the batch's rows, float32 [R, V], in the backend's memory: a view that holds until
@@ -67,31 +68,36 @@ class Runner:
         n_tokens, n_rows = len(batch.tokens), len(batch.rows)
         max_tokens, max_rows = self.memory.sizes["T"], self.memory.sizes["R"]
         assert 1 <= n_tokens <= max_tokens and n_rows <= max_rows, (n_tokens, n_rows)
-        T, R = self._backend.padded(n_tokens, n_rows, min(max_tokens, max_rows))
+        T, R = self.backend.padded(n_tokens, n_rows, min(max_tokens, max_rows))
         host = self._host_inputs()
         for name in ("tokens", "positions", "sequences", "rows"):
             given = getattr(batch, name)
             host[name][: len(given)] = given
         host["positions"][n_tokens:T] = PADDING
         host["page_table"][: len(batch.page_table)] = batch.page_table
-        self._backend.run(self.program(T, R))
+        self.backend.run(self.program(T, R))
         return self._view(self.plan.output, self._sizes(T, R))[:n_rows]
+
+    def profile(self, n_tokens: int) -> Callable[[], np.ndarray]:
+        """-> run(): seconds, float64, of each op of a step of n_tokens with one row of logits, over the inputs of the last run."""
+        sizes = self._sizes(n_tokens, 1)
+        return self.backend.profile([partial(self._launch, op, sizes) for op in self.plan.ops])
 
     def synchronize(self) -> None:
         """Returns when all that was run is done."""
-        self._backend.synchronize()
+        self.backend.synchronize()
 
     def close(self) -> None:
         """Give back memory and threads. A closed runner runs nothing."""
         self._programs.clear()
         self._matrices = self._states = self._arena = self._cache = self._constants = None
-        self._backend.close()
+        self.backend.close()
 
     # ---- inputs
 
     def _host_inputs(self) -> dict[str, np.ndarray]:
         """The plan's inputs at their largest, where the host writes them."""
-        buffer, sizes = self._backend.inputs(self._arena, self.memory.inputs_bytes), self.memory.sizes
+        buffer, sizes = self.backend.inputs(self._arena, self.memory.inputs_bytes), self.memory.sizes
         found = {}
         for value in self.plan.inputs:
             start = self.memory.offsets[value.name]
@@ -105,7 +111,7 @@ class Runner:
         return {**self.memory.sizes, "T": n_tokens, "R": n_rows}
 
     def _view(self, value: Value, sizes) -> Any:
-        return self._backend.view(self._arena, self.memory.offsets[value.name], self._shape(value, sizes), value.dtype)
+        return self.backend.view(self._arena, self.memory.offsets[value.name], self._shape(value, sizes), value.dtype)
 
     @staticmethod
     def _shape(value: Value, sizes) -> tuple[int, ...]:
@@ -118,7 +124,7 @@ class Runner:
             self._programs.move_to_end(key)
             return self._programs[key]
         sizes = self._sizes(n_tokens, n_rows)
-        with self._backend.record() as program:
+        with self.backend.record() as program:
             for op in self.plan.ops:
                 # A step that only fills the cache has no row to make logits of.
                 if n_rows or "R" not in op.writes[0].shape:
@@ -131,8 +137,8 @@ class Runner:
     def _sampling(self) -> Any:
         """What drawing an id launches, recorded."""
         zero = np.zeros(1)
-        with self._backend.record() as program:
-            self._backend.sample(self._view(self.plan.output, self._sizes(1, 1)), zero, zero, zero, zero, zero)
+        with self.backend.record() as program:
+            self.backend.sample(self._view(self.plan.output, self._sizes(1, 1)), zero, zero, zero, zero, zero)
         return program
 
     def _launch(self, op: Op, sizes) -> None:
@@ -158,7 +164,7 @@ class Runner:
 
     def _constant(self, key, make) -> Any:
         if key not in self._constants:
-            self._constants[key] = self._backend.constant(make())
+            self._constants[key] = self.backend.constant(make())
         return self._constants[key]
 
     def _factors(self, operand: Frequencies) -> np.ndarray | None:
@@ -175,7 +181,7 @@ class Runner:
         key = tuple(w.name for w in weights)
         if key not in self._matrices:
             sources = [(self._file.data(w.name), w.format, w.shape) for w in weights]
-            self._matrices[key] = self._backend.matrices(sources)
+            self._matrices[key] = self.backend.matrices(sources)
         return self._matrices[key]
 
 

@@ -5,7 +5,6 @@ makes of correct programs wrong numbers. It runs in a process of its own, since 
 take the process along, and one that hangs may never return; the verdict is remembered.
 """
 
-import hashlib
 import importlib
 import json
 import logging
@@ -75,12 +74,9 @@ _judged: dict[tuple, dict[str, str | None]] = {}
 def _key(gpu: GPU) -> tuple[str | None, ...]:
     runtime = ask_torch()
     kernels = Path(__file__).parents[1] / "kernels"
-    digest = hashlib.sha256()
-    for source in [*sorted(Path(__file__).parent.glob("selftest*.py")), *sorted(kernels.rglob("*"))]:
-        if source.suffix in (".py", ".json"):  # code and tiles
-            digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    sources = [*sorted(Path(__file__).parent.glob("selftest*.py")), *sorted(kernels.rglob("*"))]
     versions = driver_version(gpu.vendor), runtime.hip or runtime.cuda, runtime.torch, runtime.triton
-    return (gpu.name, gpu.arch, gpu.driver_arch, *versions, digest.hexdigest()[:16])
+    return (gpu.name, gpu.arch, gpu.driver_arch, *versions, cache.hash_of(s for s in sources if s.suffix in (".py", ".json")))  # code and tiles
 
 
 def _test_in_child(index: int, progress: Progress | None) -> tuple[str | None, bool]:

@@ -3,6 +3,7 @@
 Needs torch and triton, and no GPU; never in a process in which Triton interprets.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any
@@ -64,15 +65,8 @@ def subjects(found: Iterable[tuple[Op, list]]) -> tuple[list[Subject], list]:
         for choice in answers:
             counts[choice.key] = counts.get(choice.key, 0) + 1
             first.setdefault(choice.key, (op, choice))
-    order = sorted(counts, key=lambda key: (-counts[key] * _size(key.shape), key))
+    order = sorted(counts, key=lambda key: (-counts[key] * math.prod(key.shape), key))
     return [Subject(key, first[key][0].kind, counts[key]) for key in order], [first[key][1] for key in order]
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for n in shape:
-        size *= n
-    return size
 
 
 def every(target: Any, tokens: Iterable[int]) -> tuple[list[Subject], list]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rocforge.probe import tuned
-from rocforge.probe.tuned import Entry, Key, Tile, Unfit
+from rocforge.probe.tuned import Entry, Key, Tile, Unfit, words
 
 log = logging.getLogger(__name__)
 
@@ -154,13 +154,13 @@ def _best(range_: Range, key: Key, tell: Callable, is_over: Callable[[], bool]) 
         try:
             fault = range_.fault(key, tiles[i]) if i else None
             if fault:
-                log.warning("%s: %s computes something else: %s", key, _words(tiles[i]), fault)
+                log.warning("%s: %s computes something else: %s", key, words(tiles[i]), fault)
                 continue
             times[i] = [range_.time_us(key, tiles[i])]
         except Unfit as error:
             if i == 0:
                 raise
-            log.info("%s: %s: %s", key, _words(tiles[i]), error)
+            log.info("%s: %s: %s", key, words(tiles[i]), error)
             continue
         tell(TIMING, tried + 1, len(tiles), min(t[0] for t in times.values()), times[0][0])
     for _ in range(rounds - 1):
@@ -192,11 +192,7 @@ def _worth_timing(range_: Range, key: Key, tiles: list[Tile], tell: Callable, is
         except Unfit as error:
             if i == 0:
                 raise
-            log.info("%s: %s: %s", key, _words(tile), error)
+            log.info("%s: %s: %s", key, words(tile), error)
     known = [us for us in predicted.values() if us is not None]
     limit = PRUNE * min(known) if known else math.inf
     return [i for i, us in predicted.items() if i == 0 or us is None or us <= limit]
-
-
-def _words(tile: Tile) -> str:
-    return " ".join(f"{name}{size}" for name, size in tile.items())

@@ -4,14 +4,12 @@ A Range, as kernels/ranges.py has them for GPUs. Blocking of the CPU's kernels w
 same range: their candidates, `fault` against the default's results, and a time.
 """
 
-import functools
-import hashlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from rocforge.engine.measure import WARM_UPS, Workload, once
 from rocforge.engine.tune import Subject
+from rocforge.engine.tuned_threads import sources
 from rocforge.probe import cpu, tuned
 from rocforge.probe.tuned import THREADS, Key, Tile
 
@@ -37,7 +35,7 @@ class CPURange:
         return [Subject(Key(THREADS, model, (), n), "step") for n in tokens]
 
     def sources(self, key: Key) -> str:
-        return _sources()
+        return sources()
 
     def candidates(self, key: Key) -> list[Tile]:
         return [{THREADS: n} for n in counts(self._host.cores, self._host.threads)]
@@ -67,18 +65,6 @@ class CPURange:
         self._models.clear()
 
 
-def best_threads(model: str) -> int | None:
-    """How many threads decode this model (`ModelConfig.name`) best here, by the user's database; None where it has
-    no entry that is better than all of them, or one of other sources or for more threads than may run now."""
-    host = cpu.describe()
-    if tuned.user_dir() is None or not (database := tuned.read_or_none(tuned.user_path(host.name, None))):
-        return None
-    entry = database.entries.get(Key(THREADS, model, (), 1))
-    if entry is None or not entry.is_better or entry.sources != _sources() or entry.default[THREADS] != host.cores:
-        return None
-    return entry.tile[THREADS]
-
-
 def workload(tokens: int) -> Workload:
     return Workload(prompt=0, text=TEXT_TOKENS) if tokens == 1 else Workload(prompt=tokens, text=0)
 
@@ -91,11 +77,3 @@ def counts(cores: int, threads: int) -> list[int]:
         shares = (7 / 8, 3 / 4, 5 / 8, 1 / 2, 3 / 8, 1 / 4, 1 / 8)
         fewer = sorted({max(1, round(cores * share)) for share in shares}, reverse=True)
     return list(dict.fromkeys([cores, threads, *fewer]))
-
-
-@functools.cache
-def _sources() -> str:
-    digest = hashlib.sha256()
-    for source in sorted((Path(__file__).parents[1] / "cpu").glob("*.py")):
-        digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    return digest.hexdigest()[:16]

@@ -9,7 +9,7 @@ import contextvars
 import functools
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -118,6 +118,19 @@ class Program:
 
     def __len__(self) -> int:
         return len(self.launches)
+
+
+def graph_of(run: Callable[[], None]) -> torch.cuda.CUDAGraph:
+    """What `run` launches on the current device, as one graph; run once before, aside, where libraries set themselves up."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph
 
 
 _recording: contextvars.ContextVar[Program | None] = contextvars.ContextVar("recording", default=None)

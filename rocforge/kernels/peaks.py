@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import torch
 
+from rocforge.kernels.launch import graph_of
+
 RUNS = 9
 # Bytes that one measurement of the bandwidth reads at least, and those of the smallest buffer that it is asked
 # for: it would be the launches that count in a smaller one.
@@ -26,14 +28,7 @@ def _best_s(device: torch.device, run: Callable[[], None]) -> float:
     if device.type != "cuda":
         return _best_on_host_s(run)
     with torch.cuda.device(device):
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # libraries set themselves up outside of a recording
-            run()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            run()
+        graph = graph_of(run)
         times_ms = []
         for _ in range(1 + RUNS):
             start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)

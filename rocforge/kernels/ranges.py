@@ -16,7 +16,7 @@ from rocforge.kernels.candidates import candidates
 from rocforge.kernels.cases import Case
 from rocforge.kernels.inspect import Loop, Row, compile_for, loop_of, read
 from rocforge.kernels.launch import Launch, Pool, Program, record
-from rocforge.kernels.target import AMD, Target, current, use
+from rocforge.kernels.target import Target, current, use
 from rocforge.probe import tuned
 from rocforge.probe.gpu import AMD as AMD_VENDOR
 from rocforge.probe.gpu import NVIDIA, driver_version
@@ -194,10 +194,3 @@ def _largest(limit: Any) -> float:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def target_named(arch: str) -> Target:
-    """The AMD target of that name. Raises DeviceError for one that is unknown."""
-    if arch not in AMD:
-        raise DeviceError(f"--target {arch} is unknown; known are {' '.join(AMD)}")
-    return AMD[arch]

@@ -1,4 +1,4 @@
-"""Small verdicts kept from run to run, in the user's cache directory. Knows nothing of what they say."""
+"""What is kept from run to run in the user's cache directory, small verdicts above all. Knows nothing of what they say."""
 
 import functools
 import hashlib
@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +51,25 @@ def remember(topic: str, key: Sequence[str | None], value: Any) -> None:
         return
     try:
         path.parent.mkdir(exist_ok=True)
-        # Written beside it and moved into its place: a reader finds the old or the new, never a half.
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-            json.dump({"key": list(key), "value": value}, file, indent=1)
-        os.replace(file.name, path)
+        write_whole(path, json.dumps({"key": list(key), "value": value}, indent=1))
     except OSError as error:
         log.info("%s is not remembered: %s", topic, error)
+
+
+def write_whole(path: Path, text: str, mode: int = 0o600) -> None:
+    """Beside it first and then into its place: a reader finds the old or the new, never a half. Raises OSError."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
+        file.write(text)
+    os.chmod(file.name, mode)
+    os.replace(file.name, path)
+
+
+def hash_of(files: Iterable[Path]) -> str:
+    """16 hex digits of the files' names and contents, in the order given: what is kept for these sources ends with them."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _path(topic: str, key: Sequence[str | None]) -> Path | None:

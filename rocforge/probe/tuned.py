@@ -12,14 +12,13 @@ import json
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rocforge.errors import RequestError, RocForgeError
-from rocforge.probe.cache import user_cache_dir
+from rocforge.probe.cache import user_cache_dir, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +27,11 @@ MEASURED, PREDICTED = "measured", "predicted"
 LEAST_GAIN = {MEASURED: 1.01, PREDICTED: 1.10}
 
 Tile = dict[str, int]
+
+
+def words(tile: Tile) -> str:
+    """A tile on one line: BN4 BU32 num_warps1."""
+    return " ".join(f"{name}{size}" for name, size in tile.items())
 
 
 class Unfit(RocForgeError):
@@ -204,14 +208,12 @@ def read_to_change(path: Path, target: str, triton: str | None) -> Database:
 
 
 def write(path: Path, database: Database) -> None:
-    """Beside it first and then into its place: a reader finds the old or the new. Raises RequestError."""
+    """Whole or not at all. Raises RequestError."""
     lines = [json.dumps(asdict(e)) for _, e in sorted(database.entries.items())]
     head = f'{{"target": {json.dumps(database.target)}, "triton": {json.dumps(database.triton)}, "entries": ['
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-            file.write(head + "".join(f"\n{line}{',' * (i < len(lines) - 1)}" for i, line in enumerate(lines)) + "\n]}\n")
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
+        text = head + "".join(f"\n{line}{',' * (i < len(lines) - 1)}" for i, line in enumerate(lines)) + "\n]}\n"
+        write_whole(path, text, 0o644)
     except OSError as error:
         raise RequestError(f"{path} cannot be written: {error.strerror}") from None

@@ -5,11 +5,12 @@ Written after Intel's reference of the instructions (TILELOADD, TILESTORED, TDPB
 
 import numpy as np
 
-from rocforge.cpu import amx, tier
+from rocforge.cpu import tier
 
 tier.tier = lambda: "amx"
 
-from rocforge.cpu.isa import instruction, load_i8, load_i16, load_i32, store_scalar, types  # noqa: E402
+from rocforge.cpu import amx  # noqa: E402
+from rocforge.cpu.isa import load_i8, load_i16, load_i32, store_scalar  # noqa: E402
 from rocforge.cpu.threads import inline  # noqa: E402
 
 store_i8, store_i32 = store_scalar("i8"), store_scalar("i32")
@@ -47,6 +48,13 @@ def clear_tile(i):
     return clear
 
 
+@inline
+def copy_rows(source, source_stride, to, stride, rows, columns):
+    for r in range(rows):
+        for k in range(columns):
+            store_i8(to + stride * r + k, load_i8(source + source_stride * r + k))
+
+
 def load_tile(i):
     at = TILES + 1024 * i
 
@@ -55,9 +63,7 @@ def load_tile(i):
         rows, columns = shape(i)
         for k in range(1024):
             store_i8(at + k, 0)
-        for r in range(rows):
-            for k in range(columns):
-                store_i8(at + 64 * r + k, load_i8(address + stride * r + k))
+        copy_rows(address, stride, at, 64, rows, columns)
 
     return load
 
@@ -68,9 +74,7 @@ def store_tile(i):
     @inline
     def store(address, stride):
         rows, columns = shape(i)
-        for r in range(rows):
-            for k in range(columns):
-                store_i8(address + stride * r + k, load_i8(at + 64 * r + k))
+        copy_rows(at, 64, address, stride, rows, columns)
 
     return store
 
@@ -95,4 +99,3 @@ def dot_tiles(c, a, b):
 
 amx.configure, amx.release = configure, release
 amx.clear_tile, amx.load_tile, amx.store_tile, amx.dot_tiles = clear_tile, load_tile, store_tile, dot_tiles
-amx.has_tiles = instruction(types.int64, (), lambda b: amx.I64(1))

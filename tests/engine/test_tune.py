@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rocforge.engine.tune import COMPILING, ROUNDS, TIMING, Subject, search
-from rocforge.engine import tune_cpu
+from rocforge.engine import tuned_threads
 from rocforge.engine.tune_cpu import counts, workload
 from rocforge.errors import RequestError
 from rocforge.probe import cpu, tuned
@@ -184,13 +184,13 @@ def test_the_best_number_of_threads_is_looked_up(tmp_path, monkeypatch):
     monkeypatch.setattr(tuned, "user_cache_dir", lambda: tmp_path)
     host, key = cpu.describe(), Key("threads", "a model", (), 1)
 
-    def kept(threads, of=host.cores, gain=2.0, sources=tune_cpu._sources()):
+    def kept(threads, of=host.cores, gain=2.0, sources=tuned_threads.sources()):
         entry = Entry(*key, {"threads": threads}, {"threads": of}, 1.0, gain, MEASURED, sources, host.name, None, "2026")
         tuned.write(tuned.user_path(host.name, None), tuned.merged(tuned.empty(host.name, None), [entry]))
-        return tune_cpu.best_threads("a model")
+        return tuned_threads.best_threads("a model")
 
-    assert tune_cpu.best_threads("a model") is None
-    assert kept(host.threads + 1) == host.threads + 1 and tune_cpu.best_threads("another") is None
+    assert tuned_threads.best_threads("a model") is None
+    assert kept(host.threads + 1) == host.threads + 1 and tuned_threads.best_threads("another") is None
     assert kept(host.cores) is None, "one a core is the default"
     assert kept(1, of=host.cores + 1) is None, "tuned when more could run"
     assert kept(host.threads + 1, sources="of long ago") is None and kept(host.threads + 1, gain=1.0) is None
