@@ -42,10 +42,11 @@ def swiglu_f32(args, tid, team):
     gate, up, block = _gate(), _up(), _block()
     blocks = (F + 31) // 32
     start, stop = share(T * blocks, tid, team)
-    for i in range(start, stop):
-        t, k = i // blocks, i % blocks * 32
-        row = x + 4 * (2 * F * t + k)
-        swiglu_block(row, row + 4 * F, out + 4 * (F * t + k), min(32, F - k), gate, up, block)
+    t, k = start // blocks, start % blocks
+    for _ in range(start, stop):
+        row = x + 4 * (2 * F * t + 32 * k)
+        swiglu_block(row, row + 4 * F, out + 4 * (F * t + 32 * k), min(32, F - 32 * k), gate, up, block)
+        t, k = (t, k + 1) if k + 1 < blocks else (t + 1, 0)
 
 
 @kernel
@@ -54,11 +55,12 @@ def swiglu_q8(args, tid, team):
     gate, up, block = _gate(), _up(), _block()
     blocks = F // 32
     start, stop = share(T * blocks, tid, team)
-    for i in range(start, stop):
-        t, k = i // blocks, i % blocks * 32
-        row = x + 4 * (2 * F * t + k)
+    t, k = start // blocks, start % blocks
+    for _ in range(start, stop):
+        row = x + 4 * (2 * F * t + 32 * k)
         swiglu_block(row, row + 4 * F, block, 32, gate, up, block)
-        quantize_block(block, values + F * t + k, scales + (F * t + k) // 8, sums + (F * t + k) // 8, 0)
+        quantize_block(block, values + F * t + 32 * k, scales + F // 8 * t + 4 * k, sums + F // 8 * t + 4 * k, 0)
+        t, k = (t, k + 1) if k + 1 < blocks else (t + 1, 0)
 
 
 def swiglu(gate_up: np.ndarray, out: "np.ndarray | Q8") -> None:

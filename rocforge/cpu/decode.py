@@ -9,8 +9,8 @@ at the most, and so exact; formats that subtract a minimum hold it negative. Lan
 belongs to row r; a format leaves out what it lacks. The layouts of the blocks are those of ggml
 (`ggml-common.h`, `gguf.quants`).
 
-Each `unpack(w, stride, strip, raw)` unpacks one block of each of 16 rows: row r's begins at
-address `w + r * stride`. A block of 256 makes eight strips, one of 32 makes one. Four bytes of 16
+Each `unpack(w, stride, strip, pitch, raw)` unpacks one block of each of 16 rows: row r's begins at
+address `w + r * stride`. A block of 256 makes eight strips, `pitch` bytes apart, one of 32 makes one. Four bytes of 16
 rows are one vector, so the arithmetic below works on four columns at a time, the four bytes of a
 word; `raw` is scratch for RAW_BYTES.
 """
@@ -109,7 +109,7 @@ def put_levels(strip, raw):
 
 
 @inline
-def unpack_q4_0(w, stride, strip, raw):
+def unpack_q4_0(w, stride, strip, pitch, raw):
     """d, 16 bytes of nibbles."""
     store_lanes(strip + SCALES, column_half(w, stride))
     transpose(w + 2, stride, 16, raw)
@@ -124,7 +124,7 @@ def put_d_m(strip, d_m):
 
 
 @inline
-def unpack_q4_1(w, stride, strip, raw):
+def unpack_q4_1(w, stride, strip, pitch, raw):
     """d, m, 16 bytes of nibbles."""
     put_d_m(strip, column_i32(w, stride))
     transpose(w + 4, stride, 16, raw)
@@ -143,7 +143,7 @@ def put_fives(strip, raw, fifth):
 
 
 @inline
-def unpack_q5_0(w, stride, strip, raw):
+def unpack_q5_0(w, stride, strip, pitch, raw):
     """d, 32 fifth bits, 16 bytes of nibbles."""
     store_lanes(strip + SCALES, column_half(w, stride))
     transpose(w + 6, stride, 16, raw)
@@ -151,7 +151,7 @@ def unpack_q5_0(w, stride, strip, raw):
 
 
 @inline
-def unpack_q5_1(w, stride, strip, raw):
+def unpack_q5_1(w, stride, strip, pitch, raw):
     """d, m, 32 fifth bits, 16 bytes of nibbles."""
     put_d_m(strip, column_i32(w, stride))
     transpose(w + 8, stride, 16, raw)
@@ -159,7 +159,7 @@ def unpack_q5_1(w, stride, strip, raw):
 
 
 @inline
-def unpack_q8_0(w, stride, strip, raw):
+def unpack_q8_0(w, stride, strip, pitch, raw):
     """d, 32 int8, each of which plus 128 is the value."""
     store_lanes(strip + SCALES, column_half(w, stride))
     transpose(w + 2, stride, 32, strip + VALUES)
@@ -168,7 +168,7 @@ def unpack_q8_0(w, stride, strip, raw):
 
 
 @inline
-def unpack_iq4_nl(w, stride, strip, raw):
+def unpack_iq4_nl(w, stride, strip, pitch, raw):
     """d, 16 bytes of nibbles: value = level[nibble]."""
     store_lanes(strip + SCALES, column_half(w, stride))
     transpose(w + 2, stride, 16, raw)
@@ -179,74 +179,74 @@ def unpack_iq4_nl(w, stride, strip, raw):
 
 
 @inline
-def put_scaled(strip, part, d, numbers, offset):
+def put_scaled(strip, pitch, part, d, numbers, offset):
     """d times byte j of the words `numbers`, less `offset`, to the first scale or min (`part`) of strip j."""
     for j in range(4):
-        store_lanes(strip + j * STRIP_BYTES + part, d * to_f32(((numbers >> 8 * j) & 255) - offset))
+        store_lanes(strip + j * pitch + part, d * to_f32(((numbers >> 8 * j) & 255) - offset))
 
 
 @inline
-def put_half_scaled(strip, part, d, numbers, offset):
+def put_half_scaled(strip, pitch, part, d, numbers, offset):
     """The same, byte j to number j % 2 of strip j // 2."""
     for j in range(4):
-        at = strip + j // 2 * STRIP_BYTES + part + j % 2 * HALF
+        at = strip + j // 2 * pitch + part + j % 2 * HALF
         store_lanes(at, d * to_f32(((numbers >> 8 * j) & 255) - offset))
 
 
 @inline
-def put_k4_header(strip, raw):
+def put_k4_header(strip, pitch, raw):
     """d, dmin, and 8 scales and 8 minimums of 6 bits: Q4_K's and Q5_K's first 16 bytes."""
     d, m = half_low(word(raw, 0)), half_high(word(raw, 0)) * -1.0
     scales, mins, high = word(raw, 1), word(raw, 2), word(raw, 3)
-    put_scaled(strip, SCALES, d, bits(scales, 0, 63), 0)
-    put_scaled(strip + 4 * STRIP_BYTES, SCALES, d, bits(high, 0, 15) | bits(scales, 6, 3) << 4, 0)
-    put_scaled(strip, MINS, m, bits(mins, 0, 63), 0)
-    put_scaled(strip + 4 * STRIP_BYTES, MINS, m, bits(high, 4, 15) | bits(mins, 6, 3) << 4, 0)
+    put_scaled(strip, pitch, SCALES, d, bits(scales, 0, 63), 0)
+    put_scaled(strip + 4 * pitch, pitch, SCALES, d, bits(high, 0, 15) | bits(scales, 6, 3) << 4, 0)
+    put_scaled(strip, pitch, MINS, m, bits(mins, 0, 63), 0)
+    put_scaled(strip + 4 * pitch, pitch, MINS, m, bits(high, 4, 15) | bits(mins, 6, 3) << 4, 0)
 
 
 @inline
-def unpack_q4_k(w, stride, strip, raw):
+def unpack_q4_k(w, stride, strip, pitch, raw):
     """16 bytes of scales, then 4 x 32 bytes: low nibbles of one strip, high ones of the next."""
     transpose(w, stride, 144, raw)
-    put_k4_header(strip, raw)
+    put_k4_header(strip, pitch, raw)
     for j in range(4):
-        at = strip + 2 * j * STRIP_BYTES
+        at = strip + 2 * j * pitch
         for i in range(8):
             q = word(raw, 4 + 8 * j + i)
             put(at, i, bits(q, 0, 15))
-            put(at + STRIP_BYTES, i, bits(q, 4, 15))
+            put(at + pitch, i, bits(q, 4, 15))
 
 
 @inline
-def unpack_q5_k(w, stride, strip, raw):
+def unpack_q5_k(w, stride, strip, pitch, raw):
     """As Q4_K, with 32 bytes of fifth bits before the nibbles: bit j of a byte is strip j's."""
     transpose(w, stride, 176, raw)
-    put_k4_header(strip, raw)
+    put_k4_header(strip, pitch, raw)
     for j in range(4):
-        at = strip + 2 * j * STRIP_BYTES
+        at = strip + 2 * j * pitch
         for i in range(8):
             q, fifth = word(raw, 12 + 8 * j + i), word(raw, 4 + i)
             put(at, i, bits(q, 0, 15) | bits(fifth, 2 * j, 1) << 4)
-            put(at + STRIP_BYTES, i, bits(q, 4, 15) | bits(fifth, 2 * j + 1, 1) << 4)
+            put(at + pitch, i, bits(q, 4, 15) | bits(fifth, 2 * j + 1, 1) << 4)
 
 
 @inline
-def unpack_q2_k(w, stride, strip, raw):
+def unpack_q2_k(w, stride, strip, pitch, raw):
     """16 scales and minimums of 4 bits, 2 x 32 bytes of four 2-bit strips each, d, dmin."""
     transpose(w, stride, 80, raw)
     d_dmin = column_i32(w + 80, stride)
     d, m = half_low(d_dmin), half_high(d_dmin) * -1.0
     for j in range(4):
-        pair, numbers = strip + 2 * j * STRIP_BYTES, word(raw, j)
-        put_half_scaled(pair, SCALES, d, bits(numbers, 0, 15), 0)
-        put_half_scaled(pair, MINS, m, bits(numbers, 4, 15), 0)
+        pair, numbers = strip + 2 * j * pitch, word(raw, j)
+        put_half_scaled(pair, pitch, SCALES, d, bits(numbers, 0, 15), 0)
+        put_half_scaled(pair, pitch, MINS, m, bits(numbers, 4, 15), 0)
     for j in range(8):
         for i in range(8):
-            put(strip + j * STRIP_BYTES, i, bits(word(raw, 4 + 8 * (j // 4) + i), 2 * (j % 4), 3))
+            put(strip + j * pitch, i, bits(word(raw, 4 + 8 * (j // 4) + i), 2 * (j % 4), 3))
 
 
 @inline
-def unpack_q3_k(w, stride, strip, raw):
+def unpack_q3_k(w, stride, strip, pitch, raw):
     """32 bytes of third bits (bit j: strip j), 2 x 32 bytes as Q2_K's, 16 scales of 6 bits, d.
 
     scale = 6 bits - 32; scales i and i + 8 share a byte of low nibbles, and
@@ -257,15 +257,15 @@ def unpack_q3_k(w, stride, strip, raw):
     for j in range(4):
         nibbles = column_i32(w + 96 + 4 * (j % 2), stride)
         scales = bits(nibbles, 4 * (j // 2), 15) | bits(pairs, 2 * j, 3) << 4
-        put_half_scaled(strip + 2 * j * STRIP_BYTES, SCALES, d, scales, 32)
+        put_half_scaled(strip + 2 * j * pitch, pitch, SCALES, d, scales, 32)
     for j in range(8):
         for i in range(8):
             low, third = word(raw, 8 + 8 * (j // 4) + i), word(raw, i)
-            put(strip + j * STRIP_BYTES, i, bits(low, 2 * (j % 4), 3) | bits(third, j, 1) << 2)
+            put(strip + j * pitch, i, bits(low, 2 * (j % 4), 3) | bits(third, j, 1) << 2)
 
 
 @inline
-def unpack_q6_k(w, stride, strip, raw):
+def unpack_q6_k(w, stride, strip, pitch, raw):
     """128 bytes of nibbles, 64 of upper pairs, 16 int8 scales, d.
 
     Of each half's 64 bytes of nibbles, the low ones are strips 0 and 1, the high ones 2 and 3.
@@ -274,10 +274,10 @@ def unpack_q6_k(w, stride, strip, raw):
     d = column_half(w + 208, stride)
     for j in range(4):
         # A byte plus 128, modulo 256, less 128 is the signed byte.
-        put_half_scaled(strip + 2 * j * STRIP_BYTES, SCALES, d, word(raw, 48 + j) ^ FLIP, 128)
+        put_half_scaled(strip + 2 * j * pitch, pitch, SCALES, d, word(raw, 48 + j) ^ FLIP, 128)
     for half in range(2):
         for j in range(4):
-            at = strip + (4 * half + j) * STRIP_BYTES
+            at = strip + (4 * half + j) * pitch
             for i in range(8):
                 nibbles = bits(word(raw, 16 * half + 8 * (j % 2) + i), 4 * (j // 2), 15)
                 pairs = bits(word(raw, 32 + 8 * half + i), 2 * j, 3)
@@ -285,13 +285,13 @@ def unpack_q6_k(w, stride, strip, raw):
 
 
 @inline
-def unpack_iq4_xs(w, stride, strip, raw):
+def unpack_iq4_xs(w, stride, strip, pitch, raw):
     """d, 8 upper pairs, 8 lower nibbles of 6-bit scales (less 32), 128 bytes as IQ4_NL's."""
     head, low = column_i32(w, stride), column_i32(w + 4, stride)
     d = half_low(head)
     for j in range(8):
         scale = ((low >> 4 * j) & 15) | ((head >> (16 + 2 * j)) & 3) << 4
-        store_lanes(strip + j * STRIP_BYTES + SCALES, d * to_f32(scale - 32))
+        store_lanes(strip + j * pitch + SCALES, d * to_f32(scale - 32))
     transpose(w + 8, stride, 128, raw)
     for j in range(8):
-        put_levels(strip + j * STRIP_BYTES, raw + 256 * j)
+        put_levels(strip + j * pitch, raw + 256 * j)

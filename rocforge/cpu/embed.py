@@ -58,7 +58,7 @@ def blocks(args, tid, team, unpack, layout):
     for t in range(start, stop):
         row = table + K // block * layout.block_bytes * load_i32(tokens + 4 * t)
         for k in range(0, K, block):
-            unpack(row + k // block * layout.block_bytes, 0, tile, raw)  # the same row in all 16 lanes
+            unpack(row + k // block * layout.block_bytes, 0, tile, STRIP_BYTES, raw)  # the same row in all 16 lanes
             for j in range(block // 32):
                 store_strip(out + out_stride * t + 4 * k + 128 * j, tile + j * STRIP_BYTES, layout)
 

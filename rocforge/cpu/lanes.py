@@ -85,6 +85,7 @@ def half(n, shift):
 half_low, half_high = half(ROWS, 0), half(ROWS, 16)
 as_bytes = instruction(i8x64, (i32x16,), lambda b, x: b.bitcast(x, i8x64.llvm))
 as_words = instruction(i32x16, (i8x64,), lambda b, x: b.bitcast(x, i32x16.llvm))
+as_floats = instruction(f32x16, (i32x16,), lambda b, x: b.bitcast(x, f32x16.llvm))
 to_f32 = instruction(f32x16, (i32x16,), lambda b, x: b.sitofp(x, f32x16.llvm))
 
 

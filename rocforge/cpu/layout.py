@@ -10,11 +10,11 @@ import numpy as np
 from rocforge.gguf.formats import Format
 
 # For many tokens (tiles.py), activations are kept by strip, those of a strip's tokens one behind the other, a
-# record for each: [T / TOKENS][K / 32][TOKENS].
+# record for each: [T / TOKENS][8][depth][TOKENS]. Strip j is at [j % 8][j // 8], where its partial sum wants it.
 X_VALUES = 0  # int8 [32]
 X_SCALE = 32  # float32
 # Of either half, or first of the whole strip: for formats with minimums float32 [2], the sums times the scale; for
-# others int32 [2], what the weights' offset gives too much, negative.
+# others int32 [2], what integer sums begin with: tiles.BIAS_BITS less what the weights' offset gives too much.
 X_SUMS = 36
 RECORD = 48
 # Tokens that pass by a strip before the next one: their partial sums stay in a first-level cache.
@@ -41,8 +41,8 @@ def matrix(data: np.ndarray, format: Format, rows: int, columns: int) -> Matrix:
 
 
 def records_bytes(tokens: int, columns: int) -> int:
-    """What records of activations [tokens, columns] take, whole blocks of TOKENS."""
-    return RECORD * -(-tokens // TOKENS) * TOKENS * (columns // 32)
+    """What records of activations [tokens, columns] take: whole blocks of TOKENS, eight equally long runs of strips."""
+    return RECORD * -(-tokens // TOKENS) * TOKENS * -(-columns // 256) * 8
 
 
 def scratch_bytes(weights: Iterable[Any], tokens: int) -> int:

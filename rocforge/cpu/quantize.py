@@ -39,10 +39,12 @@ def quantize_block(x, values, scales, sums, block):
 @kernel
 def quantize_rows(args, tid, team):
     x, stride, values, scales, sums, T, K = words(args, 7)
-    start, stop = share(T * (K // 32), tid, team)
-    for i in range(start, stop):
-        t, block = i // (K // 32), i % (K // 32)
+    blocks = K // 32
+    start, stop = share(T * blocks, tid, team)
+    t, block = start // blocks, start % blocks
+    for _ in range(start, stop):
         quantize_block(x + 4 * stride * t, values + K * t, scales + K // 8 * t, sums + K // 8 * t, block)
+        t, block = (t, block + 1) if block + 1 < blocks else (t + 1, 0)
 
 
 def quantize(x: np.ndarray, out: Q8) -> None:

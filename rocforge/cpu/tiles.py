@@ -38,7 +38,7 @@ from rocforge.cpu.isa import (
     store_scalar,
     zero,
 )
-from rocforge.cpu.lanes import ROWS, to_f32
+from rocforge.cpu.lanes import ROWS, as_floats
 from rocforge.cpu.layout import RECORD, TOKENS, X_SCALE, X_SUMS, X_VALUES, records_bytes
 from rocforge.cpu.threads import inline, kernel, launch, scratch, share, words
 from rocforge.gguf.formats import IQ4_NL, IQ4_XS, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8, Q8_0, Format
@@ -51,6 +51,8 @@ store_i32 = store_scalar("i32")
 f32 = np.float32
 TILE = 256  # columns that are unpacked at a time, at most
 
+# An int32 I plus these bits are the float BIAS + I, as long as I is less than 2^22 either way: no conversion is needed.
+BIAS, BIAS_BITS = 1.5 * 2.0**23, 0x4B400000
 EIGHT = 8  # tokens at a time: their number is filled up with zeros
 SUMS = 8  # partial sums of an element
 # Of unpacked strips, as much as a second-level cache keeps beside the activations that pass by.
@@ -58,8 +60,9 @@ PANELS_BYTES = 384 << 10
 # Shares that a thread's work comes in, at the least: what is left at the end is then little.
 SHARES = 8
 
-# What a strip's products on AMX's tiles leave: int32 [TOKENS][2][16].
-PRODUCTS_BYTES = 128 * TOKENS
+# On AMX's tiles, 16 tokens at a time, a strip is multiplied while the one before it is settled: in other units, and a
+# row of a tile is long on its way through memory. What two strips leave, int32 [16][2 or 1][16] each:
+STEP, PRODUCT, PRODUCTS_BYTES = 16, 64, 2048
 clear_sums, clear_next_sums, store_sums, store_next_sums = clear_tile(0), clear_tile(1), store_tile(0), store_tile(1)
 load_weights, load_next_weights, load_records, load_next_records = load_tile(2), load_tile(3), load_tile(4), load_tile(5)
 dot_sums, dot_next_sums = dot_tiles(0, 4, 2), dot_tiles(1, 5, 3)
@@ -74,18 +77,26 @@ def filled(n):
 
 
 @inline
-def record_at(records, t, j, K):
+def depth_of(K):
+    """Strips that a partial sum has, at the most: its strips are one behind the other, in panels and in records."""
+    return (K // 32 + SUMS - 1) // SUMS
+
+
+@inline
+def record_at(records, t, j, depth):
     """Token t's record of strip j, in blocks of TOKENS."""
-    return records + RECORD * (TOKENS * (K // 32 * (t // TOKENS) + j) + t % TOKENS)
+    place = SUMS * depth * (t // TOKENS) + j % SUMS * depth + j // SUMS
+    return records + RECORD * (TOKENS * place + t % TOKENS)
 
 
 @kernel
 def gather_records(args, tid, team):
     values, scales, sums, records, T, K, by_halves, has_mins, offset = words(args, 9)
+    depth = depth_of(K)
     begin, end = share(K // 32, tid, team)
     for j in range(begin, end):
         for t in range(T):
-            i, record = K * t + 32 * j, record_at(records, t, j, K)
+            i, record = K * t + 32 * j, record_at(records, t, j, depth)
             store_half_strip(record + X_VALUES, load_half_strip(values + i))
             store_half_strip(record + X_VALUES + 16, load_half_strip(values + i + 16))
             store_f32(record + X_SCALE, load_f32(scales + i // 8))
@@ -96,15 +107,15 @@ def gather_records(args, tid, team):
                 store_f32(record + X_SUMS, scale * f32(first))
                 store_f32(record + X_SUMS + 4, scale * f32(high))
             else:
-                store_i32(record + X_SUMS, -offset * first)
-                store_i32(record + X_SUMS + 4, -offset * high)
+                store_i32(record + X_SUMS, BIAS_BITS - offset * first)
+                store_i32(record + X_SUMS + 4, BIAS_BITS - offset * high)
         for t in range(T, filled(T)):
             for i in range(0, RECORD, 16):
-                store_half_strip(record_at(records, t, j, K) + i, zero_half_strip())
+                store_half_strip(record_at(records, t, j, depth) + i, zero_half_strip())
 
 
 def as_records(x: Q8, format: Format) -> np.ndarray:
-    """Launch what makes records [T / TOKENS][K / 32][TOKENS] of the activations [T, K], for weights of a format; the
+    """Launch what makes records [T / TOKENS][8][depth][TOKENS] of the activations [T, K], for weights of a format; the
     memory that they come to, in which tokens are filled up with zeros."""
     T, K = x.values.shape
     records = scratch("records", records_bytes(T, K))
@@ -129,7 +140,8 @@ def add_8(add, sums, w, x):
 
 @inline
 def start(x, starts):
-    return zero_words() if starts == 0 else spread_i32(load_i32(x))
+    """What an int32 sum begins with: BIAS, and with an offset what a record has (BIAS again, less what is too much)."""
+    return spread_i32(BIAS_BITS) if starts == 0 else spread_i32(load_i32(x))
 
 
 @inline
@@ -142,60 +154,104 @@ def start_8(x, starts):
 
 @inline
 def parts_of(strip):
-    """Scales and minimums of either half."""
+    """Scales and minimums of either half; first the first scale times -BIAS."""
     scales, mins = strip + SCALES, strip + MINS
-    return load_lanes(scales), load_lanes(scales + HALF), load_lanes(mins), load_lanes(mins + HALF)
+    scale = load_lanes(scales)
+    return scale * -BIAS, scale, load_lanes(scales + HALF), load_lanes(mins), load_lanes(mins + HALF)
 
 
 @inline
-def settle(acc, x, low, high, parts, layout):
-    """What matmul.py says of p, for one token with its record at x; its sums of either half, or `high` of all."""
-    scale, next_scale, minimum, next_minimum = parts
+def settle(p, x, low, high, parts, layout):
+    """What matmul.py makes of p, for one token with its record at x; its sums of either half, or `low` of all."""
+    less, scale, next_scale, minimum, next_minimum = parts
+    # scale * I, rounded once: (BIAS + I) * scale - BIAS * scale, of which all but the end is exact.
+    c = fused(as_floats(low), scale, less)
     if layout.by_halves:
-        c = fused(to_f32(high), next_scale, to_f32(low) * scale)
-    else:
-        c = to_f32(high) * scale
-    p = fused(spread(load_f32(x + X_SCALE)), c, load_lanes(acc))
+        c = fused(as_floats(high) - BIAS, next_scale, c)
+    p = fused(spread(load_f32(x + X_SCALE)), c, p)
     if layout.has_mins:
         p = fused(minimum, spread(load_f32(x + X_SUMS)), p)
         if layout.by_halves:
             p = fused(next_minimum, spread(load_f32(x + X_SUMS + 4)), p)
-    store_lanes(acc, p)
+    return p
 
 
 @inline
-def add_strip(acc, strip, x, count, add, layout):
-    """acc[t], p of matmul.py, after a strip of 16 rows times the records of `count` tokens, a multiple of EIGHT."""
-    w = strip + VALUES
-    w0, w1, w2, w3 = load_bytes(w), load_bytes(w + 64), load_bytes(w + 128), load_bytes(w + 192)
-    w4, w5, w6, w7 = load_bytes(w + 256), load_bytes(w + 320), load_bytes(w + 384), load_bytes(w + 448)
-    parts, starts, by_halves = parts_of(strip), layout.offset, layout.by_halves
+def settle_8(p, x, low, high, parts, layout):
+    """settle() for eight tokens."""
+    p0, p1, p2, p3, p4, p5, p6, p7 = p
+    return (
+        settle(p0, x, low[0], high[0], parts, layout),
+        settle(p1, x + RECORD, low[1], high[1], parts, layout),
+        settle(p2, x + 2 * RECORD, low[2], high[2], parts, layout),
+        settle(p3, x + 3 * RECORD, low[3], high[3], parts, layout),
+        settle(p4, x + 4 * RECORD, low[4], high[4], parts, layout),
+        settle(p5, x + 5 * RECORD, low[5], high[5], parts, layout),
+        settle(p6, x + 6 * RECORD, low[6], high[6], parts, layout),
+        settle(p7, x + 7 * RECORD, low[7], high[7], parts, layout),
+    )
+
+
+@inline
+def zeros_8():
+    z = zero_lanes()
+    return z, z, z, z, z, z, z, z
+
+
+@inline
+def store_8(to, p):
+    p0, p1, p2, p3, p4, p5, p6, p7 = p
+    store_lanes(to, p0)
+    store_lanes(to + 64, p1)
+    store_lanes(to + 128, p2)
+    store_lanes(to + 192, p3)
+    store_lanes(to + 256, p4)
+    store_lanes(to + 320, p5)
+    store_lanes(to + 384, p6)
+    store_lanes(to + 448, p7)
+
+
+@inline
+def add_strip_8(p, w, x, add, layout):
+    """p of matmul.py for eight tokens, one strip further; none of the eight sums waits for the one before it."""
+    starts, by_halves = layout.offset, layout.by_halves
+    low = start_8(x + X_SUMS, starts)
+    low = add_8(add, add_8(add, low, load_bytes(w), x), load_bytes(w + 64), x + 4)
+    low = add_8(add, add_8(add, low, load_bytes(w + 128), x + 8), load_bytes(w + 192), x + 12)
+    high = start_8(x + X_SUMS + 4, starts) if by_halves else low
+    high = add_8(add, add_8(add, high, load_bytes(w + 256), x + 16), load_bytes(w + 320), x + 20)
+    high = add_8(add, add_8(add, high, load_bytes(w + 384), x + 24), load_bytes(w + 448), x + 28)
+    return settle_8(p, x, low if by_halves else high, high, parts_of(w), layout)
+
+
+@inline
+def add_strip(p, w, x, add, layout):
+    """The same for one token, where there are registers for no more."""
+    starts, by_halves = layout.offset, layout.by_halves
+    low = start(x + X_SUMS, starts)
+    low = add(add(low, load_bytes(w), x), load_bytes(w + 64), x + 4)
+    low = add(add(low, load_bytes(w + 128), x + 8), load_bytes(w + 192), x + 12)
+    high = start(x + X_SUMS + 4, starts) if by_halves else low
+    high = add(add(high, load_bytes(w + 256), x + 16), load_bytes(w + 320), x + 20)
+    high = add(add(high, load_bytes(w + 384), x + 24), load_bytes(w + 448), x + 28)
+    return settle(p, x, low if by_halves else high, high, parts_of(w), layout)
+
+
+@inline
+def partial_sums(acc, strip, x, x_step, n, count, add, layout):
+    """acc[t] = one of the partial sums of `count` tokens, a multiple of EIGHT: over n strips, one behind the other."""
     if has_registers():
-        # None of the eight sums waits for the one before it.
         for t in range(0, count, EIGHT):
-            y, to = x + RECORD * t, acc + 64 * t
-            low = start_8(y + X_SUMS, starts)
-            low = add_8(add, add_8(add, low, w0, y), w1, y + 4)
-            low = add_8(add, add_8(add, low, w2, y + 8), w3, y + 12)
-            high = start_8(y + X_SUMS + 4, starts) if by_halves else low
-            high = add_8(add, add_8(add, high, w4, y + 16), w5, y + 20)
-            high = add_8(add, add_8(add, high, w6, y + 24), w7, y + 28)
-            settle(to, y, low[0], high[0], parts, layout)
-            settle(to + 64, y + RECORD, low[1], high[1], parts, layout)
-            settle(to + 128, y + 2 * RECORD, low[2], high[2], parts, layout)
-            settle(to + 192, y + 3 * RECORD, low[3], high[3], parts, layout)
-            settle(to + 256, y + 4 * RECORD, low[4], high[4], parts, layout)
-            settle(to + 320, y + 5 * RECORD, low[5], high[5], parts, layout)
-            settle(to + 384, y + 6 * RECORD, low[6], high[6], parts, layout)
-            settle(to + 448, y + 7 * RECORD, low[7], high[7], parts, layout)
+            p = zeros_8()
+            for i in range(n):
+                p = add_strip_8(p, strip + STRIP_BYTES * i, x + x_step * i + RECORD * t, add, layout)
+            store_8(acc + 64 * t, p)
     else:
         for t in range(count):
-            y = x + RECORD * t
-            low = start(y + X_SUMS, starts)
-            low = add(add(add(add(low, w0, y), w1, y + 4), w2, y + 8), w3, y + 12)
-            high = start(y + X_SUMS + 4, starts) if by_halves else low
-            high = add(add(add(add(high, w4, y + 16), w5, y + 20), w6, y + 24), w7, y + 28)
-            settle(acc + 64 * t, y, low, high, parts, layout)
+            p = zero_lanes()
+            for i in range(n):
+                p = add_strip(p, strip + STRIP_BYTES * i, x + x_step * i + RECORD * t, add, layout)
+            store_lanes(acc + 64 * t, p)
 
 
 # ---- with AMX
@@ -214,46 +270,69 @@ def configure_tiles(config, layout):
 
 
 @inline
-def multiply_strip(products, strip, x, count, layout):
-    """products[t], int32 [2][16], = the sums of either half, or of the strip; `count` tokens, a multiple of 16."""
+def multiply(products, strip, x, layout):
+    """products[t], int32 [2][16], = the sums of either half, or int32 [16] of the strip; 16 tokens."""
     load_weights(strip + VALUES, 64)
+    load_records(x + X_VALUES, RECORD)
+    clear_sums()
+    dot_sums()
     if layout.by_halves:
         load_next_weights(strip + VALUES + 256, 64)
-    for t in range(0, count, 16):
-        y, to = x + RECORD * t, products + 128 * t
-        load_records(y + X_VALUES, RECORD)
-        clear_sums()
-        dot_sums()
-        if layout.by_halves:
-            load_next_records(y + X_VALUES + 16, RECORD)
-            clear_next_sums()
-            dot_next_sums()
-            store_next_sums(to + 64, 128)
-        store_sums(to, 128)
+        load_next_records(x + X_VALUES + 16, RECORD)
+        clear_next_sums()
+        dot_next_sums()
+        store_sums(products, 2 * PRODUCT)
+        store_next_sums(products + PRODUCT, 2 * PRODUCT)
+    else:
+        store_sums(products, PRODUCT)
 
 
 @inline
-def settle_products(acc, products, strip, x, count, layout):
-    """What add_strip() does, from the products that multiply_strip() left."""
-    parts, starts, by_halves = parts_of(strip), layout.offset, layout.by_halves
-    for t in range(count):
-        y, at = x + RECORD * t, products + 128 * t
-        low = load_words(at) + start(y + X_SUMS, starts)
-        high = low
-        if by_halves:
-            high = load_words(at + 64) + start(y + X_SUMS + 4, starts)
-        settle(acc + 64 * t, y, low, high, parts, layout)
+def plus_product(sums, at, step):
+    s0, s1, s2, s3, s4, s5, s6, s7 = sums
+    return (
+        s0 + load_words(at), s1 + load_words(at + step), s2 + load_words(at + 2 * step), s3 + load_words(at + 3 * step),
+        s4 + load_words(at + 4 * step), s5 + load_words(at + 5 * step), s6 + load_words(at + 6 * step), s7 + load_words(at + 7 * step),
+    )  # fmt: skip
 
 
 @inline
-def add_panel_tiled(acc, products, strips, x, stride, K, count, layout):
-    """As add_strip() strip by strip. A strip is multiplied while the one before it is settled: in different units."""
-    multiply_strip(products, strips, x, count, layout)
-    for j in range(K // 32):
-        at, after = products + PRODUCTS_BYTES * (j % 2), products + PRODUCTS_BYTES * ((j + 1) % 2)
-        if j + 1 < K // 32:
-            multiply_strip(after, strips + STRIP_BYTES * (j + 1), x + stride * (j + 1), count, layout)
-        settle_products(acc + 64 * TOKENS * (j % SUMS), at, strips + STRIP_BYTES * j, x + stride * j, count, layout)
+def settle_product_8(p, products, strip, x, layout):
+    """What add_strip_8() does, from the products that multiply() left."""
+    step = 2 * PRODUCT if layout.by_halves else PRODUCT
+    low = plus_product(start_8(x + X_SUMS, layout.offset), products, step)
+    high = low
+    if layout.by_halves:
+        high = plus_product(start_8(x + X_SUMS + 4, layout.offset), products + PRODUCT, step)
+    return settle_8(p, x, low, high, parts_of(strip), layout)
+
+
+@inline
+def all_sums_tiled(acc, products, strips, pitch, x, x_pitch, x_step, K, count, layout):
+    """acc[i][t] = all partial sums i of `count` tokens, a multiple of 16: those of 16 tokens, and then those of the next."""
+    at, after = products, products + PRODUCTS_BYTES
+    multiply(at, strips, x, layout)
+    for i in range(SUMS):
+        n = (K // 32 - i + SUMS - 1) // SUMS
+        strip = strips + pitch * i
+        for t in range(0, count, STEP):
+            y, p, q = x + x_pitch * i + RECORD * t, zeros_8(), zeros_8()
+            is_last = t + STEP == count
+            # What is multiplied at the end of these is the next ones' first; after the last of all, anything.
+            next_strip = strip + pitch if is_last and i + 1 < SUMS else strip
+            next_y = y + RECORD * STEP if not is_last else x + x_pitch * (i + 1) if i + 1 < SUMS else y
+            for j in range(n):
+                at_end = j + 1 == n
+                z = y + x_step * j
+                multiply(
+                    after, next_strip if at_end else strip + STRIP_BYTES * (j + 1), next_y if at_end else z + x_step, layout
+                )  # fmt: skip
+                half = EIGHT * (2 * PRODUCT if layout.by_halves else PRODUCT)
+                p = settle_product_8(p, at, strip + STRIP_BYTES * j, z, layout)
+                q = settle_product_8(q, at + half, strip + STRIP_BYTES * j, z + EIGHT * RECORD, layout)
+                at, after = after, at
+            store_8(acc + 64 * (TOKENS * i + t), p)
+            store_8(acc + 64 * (TOKENS * i + t + EIGHT), q)
 
 
 # ---- a thread's share
@@ -273,34 +352,37 @@ def fetch_ahead(w, top, k, rows, row_bytes, tile_bytes, K):
 
 @inline
 def unpack_panel(w, top, rows, stride, K, strips, raw, unpack, layout):
-    """All columns of the rows from `top` on, as strips."""
-    block, block_bytes = layout.block, layout.block_bytes
+    """All columns of the rows from `top` on, as strips [8][depth]."""
+    block, block_bytes, pitch = layout.block, layout.block_bytes, depth_of(K) * STRIP_BYTES
     row_bytes = K // block * block_bytes
     for k in range(0, K, TILE):
         fetch_ahead(w, top, k, rows, row_bytes, TILE // block * block_bytes, K)
         for j in range(k, min(k + TILE, K), block):
-            unpack(w + top * row_bytes + j // block * block_bytes, stride, strips + j // 32 * STRIP_BYTES, raw)
+            strip = strips + j // 32 % SUMS * pitch + k // TILE * STRIP_BYTES
+            unpack(w + top * row_bytes + j // block * block_bytes, stride, strip, pitch, raw)
 
 
 @inline
-def add_panel(acc, products, strips, x, stride, K, count, add, layout):
-    """acc[t] = a panel times `count` tokens: the eight partial sums, halves folded onto each other."""
-    for i in range(SUMS):
-        for t in range(count):
-            store_lanes(acc + 64 * (TOKENS * i + t), zero_lanes())
-    tiled = count // 16 * 16 if has_tiles() else 0
+def all_sums(acc, products, strips, x, K, count, add, layout):
+    """acc[i][t] = partial sum i of token t, for a panel times `count` tokens."""
+    depth, x_step = depth_of(K), RECORD * TOKENS
+    pitch, x_pitch = STRIP_BYTES * depth, x_step * depth
+    tiled = count // STEP * STEP if has_tiles() else 0
     if tiled > 0:
-        add_panel_tiled(acc, products, strips, x, stride, K, tiled, layout)
+        all_sums_tiled(acc, products, strips, pitch, x, x_pitch, x_step, K, tiled, layout)
     if tiled < count:
-        for j in range(K // 32):
-            to, y = acc + 64 * (TOKENS * (j % SUMS) + tiled), x + stride * j + RECORD * tiled
-            add_strip(to, strips + STRIP_BYTES * j, y, count - tiled, add, layout)
+        for i in range(SUMS):
+            n, to, y = (K // 32 - i + SUMS - 1) // SUMS, acc + 64 * (TOKENS * i + tiled), x + x_pitch * i + RECORD * tiled
+            partial_sums(to, strips + pitch * i, y, x_step, n, count - tiled, add, layout)
+
+
+@inline
+def folded(acc):
+    """A token's eight partial sums, halves folded onto each other."""
     step = 64 * TOKENS
-    for t in range(count):
-        at = acc + 64 * t
-        even = (load_lanes(at) + load_lanes(at + 4 * step)) + (load_lanes(at + 2 * step) + load_lanes(at + 6 * step))
-        odd = (load_lanes(at + step) + load_lanes(at + 5 * step)) + (load_lanes(at + 3 * step) + load_lanes(at + 7 * step))
-        store_lanes(at, even + odd)
+    even = (load_lanes(acc) + load_lanes(acc + 4 * step)) + (load_lanes(acc + 2 * step) + load_lanes(acc + 6 * step))
+    odd = (load_lanes(acc + step) + load_lanes(acc + 5 * step)) + (load_lanes(acc + 3 * step) + load_lanes(acc + 7 * step))
+    return even + odd
 
 
 @inline
@@ -308,10 +390,10 @@ def tiles(args, tid, team, unpack, add, layout):
     w, records, bias, residual, out, T, N, K, residual_stride, out_stride = words(args, 10)
     # A matrix with fewer rows than a panel goes row by row, each filling all lanes.
     rows, stride = (ROWS, K // layout.block * layout.block_bytes) if N >= ROWS else (1, 0)
-    raw, acc, products, config, panel_bytes = _raw(), _acc(), _products(), _config(), K // 32 * STRIP_BYTES
+    raw, acc, products, config, panel_bytes = _raw(), _acc(), _products(), _config(), depth_of(K) * SUMS * STRIP_BYTES
     if has_tiles():
         configure_tiles(config, layout)
-    x_stride = RECORD * TOKENS
+    x_bytes = depth_of(K) * SUMS * RECORD  # a token's
     at_once = max(1, PANELS_BYTES // panel_bytes)
     memory = heap(at_once * panel_bytes + 64)
     strips = (memory + 63) // 64 * 64
@@ -330,15 +412,17 @@ def tiles(args, tid, team, unpack, add, layout):
             count = min(TOKENS, T - t0)
             whole_count = filled(count)
             for p in range(n_panels):
-                add_panel(acc, products, strips + p * panel_bytes, records + RECORD * t0 * (K // 32), x_stride, K, whole_count, add, layout)
+                all_sums(acc, products, strips + p * panel_bytes, records + x_bytes * t0, K, whole_count, add, layout)
                 n0 = (first + p) * rows
                 top = min(n0, N - rows)
                 for t in range(count):
+                    total = folded(acc + 64 * t)
                     if n0 == top and rows == ROWS:
-                        finish_16(load_lanes(acc + 64 * t), bias, residual, out, t0 + t, n0, residual_stride, out_stride)
+                        finish_16(total, bias, residual, out, t0 + t, n0, residual_stride, out_stride)
                         continue
+                    store_lanes(acc, total)  # over the first token's
                     for n in range(n0, min(n0 + rows, N)):
-                        value = load_f32(acc + 64 * t + 4 * (n - top))
+                        value = load_f32(acc + 4 * (n - top))
                         finish(value, bias, residual, out, t0 + t, n, residual_stride, out_stride)
         item += n_panels
     heap_free(memory)

@@ -42,13 +42,15 @@ TOKENS = 8
 TILES: dict[str, dict[int, GemvTile]] = {
     "nvidia": {8: GemvTile(2, 32, 128, 1)},
     "cdna": {4: GemvTile(4, 64, 256, 1), 8: GemvTile(2, 64, 256, 1)},
+    "gfx906": {2: GemvTile(4, 64, 256, 1), 8: GemvTile(2, 64, 256, 1)},
     "rdna": {8: GemvTile(4, 32, 128, 1)},
     "interpreter": {8: GemvTile(16, 4, 64, 1)},
 }
 
 
 def tile(BT: int) -> GemvTile:
-    by_tokens = TILES[target.current().family]
+    at = target.current()
+    by_tokens = TILES.get(at.arch) or TILES[at.family]
     return by_tokens[min(most for most in by_tokens if most >= BT)]
 
 

@@ -166,11 +166,16 @@ def _entry(raw: dict[str, Any]) -> Entry:
         raise ValueError(f"status is {entry.status!r}")
     if not all(isinstance(n, (int, float)) and n > 0 for n in (entry.time_us, entry.default_us)):
         raise ValueError(f"{entry.key}: times must be above 0")
-    # Powers of two: they become the lengths of Triton's ranges, of which others do not compile.
-    for n in (*entry.tile.values(), *entry.default.values()):
-        if type(n) is not int or n < 0 or entry.kernel != THREADS and n & (n - 1):
-            raise ValueError(f"{entry.key}: {n!r} is no size of a tile")
+    for tile in (entry.tile, entry.default):
+        if wrong := [f"{name} {size!r}" for name, size in tile.items() if not _is_size(entry.kernel, name, size)]:
+            raise ValueError(f"{entry.key}: {', '.join(wrong)} is no size of a tile")
     return entry
+
+
+def _is_size(kernel: str, name: str, size: Any) -> bool:
+    """Powers of two, which become the lengths of Triton's ranges; counts of stages and threads may be any."""
+    is_count = name == "num_stages" or kernel == THREADS
+    return type(size) is int and size >= 0 and (is_count or not size & (size - 1))
 
 
 # The "kernel" whose tile is the number of threads: the whole step of a model on a CPU.
@@ -208,8 +213,11 @@ def read_to_change(path: Path, target: str, triton: str | None) -> Database:
 
 
 def write(path: Path, database: Database) -> None:
-    """Whole or not at all. Raises RequestError."""
-    lines = [json.dumps(asdict(e)) for _, e in sorted(database.entries.items())]
+    """Whole or not at all. Raises RequestError, and ValueError for an entry that could not be read again."""
+    rows = [asdict(e) for _, e in sorted(database.entries.items())]
+    for row in rows:
+        _entry(row)
+    lines = [json.dumps(row) for row in rows]
     head = f'{{"target": {json.dumps(database.target)}, "triton": {json.dumps(database.triton)}, "entries": ['
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

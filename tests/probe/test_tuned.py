@@ -20,12 +20,20 @@ def changed(**fields):
 
 
 def test_what_is_written_is_read(tmp_path):
-    other = changed(kernel="attend_split", format="f16", shape=(64, 4, 8), driver=None, status=PREDICTED)
+    tile = {"BN": 32, "num_warps": 4, "num_stages": 3}
+    other = changed(kernel="attend_split", format="f16", shape=(64, 4, 8), tile=tile, default=tile, driver=None, status=PREDICTED)
     database = tuned.merged(tuned.empty("gfx1100", "3.9.0"), [ENTRY, other])
     tuned.write(tmp_path / "below" / "a.json", database)
     assert tuned.read(tmp_path / "below" / "a.json") == database
     assert len((tmp_path / "below" / "a.json").read_text().splitlines()) == 4, "an entry a line"
     assert [p.name for p in (tmp_path / "below").iterdir()] == ["a.json"], "nothing is left beside it"
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path):
+    database = tuned.merged(tuned.empty("gfx1100", "3.9.0"), [changed(tile={"BN": 3})])
+    with pytest.raises(ValueError, match="BN 3 is no size of a tile"):
+        tuned.write(tmp_path / "a.json", database)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_version_of_triton_holds_for_its_patches_only():
