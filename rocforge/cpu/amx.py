@@ -1,4 +1,4 @@
-"""AMX: eight tiles of up to 16 rows of 64 bytes, and products of bytes between them. Knows no op.
+"""AMX: eight tiles of up to 16 rows of 64 bytes, and products of bfloat16 between them. Knows no op.
 
 Intel's Architecture Instruction Set Extensions reference, chapter 3. A tile's shape is set for all
 that follows by `configure`; `release` gives the tiles back, which spares the kernel from saving them. On a tier
@@ -67,9 +67,9 @@ def store_tile(i):
 
 
 def dot_tiles(c, a, b):
-    """-> intrinsic(): tile c, int32 [M, N], += tile a, int8 [M, 4 K], times tile b, uint8 [K, N, 4]: its row k holds
-    four columns of each n."""
-    return _emits("tdpbsud", 0, (c, a, b))
+    """-> intrinsic(): tile c, float32 [M, N], += tile a, bfloat16 [M, 2 K], times tile b, bfloat16 [K, N, 2]: its row k
+    holds two columns of each n. Even and odd columns are summed up by themselves, then both are added."""
+    return _emits("tdpbf16ps", 0, (c, a, b))
 
 
 has_tiles = instruction(types.int64, (), lambda b: I64(int(tier() == "amx")))

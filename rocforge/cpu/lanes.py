@@ -86,7 +86,22 @@ half_low, half_high = half(ROWS, 0), half(ROWS, 16)
 as_bytes = instruction(i8x64, (i32x16,), lambda b, x: b.bitcast(x, i8x64.llvm))
 as_words = instruction(i32x16, (i8x64,), lambda b, x: b.bitcast(x, i32x16.llvm))
 as_floats = instruction(f32x16, (i32x16,), lambda b, x: b.bitcast(x, f32x16.llvm))
+float_bits = instruction(i32x16, (f32x16,), lambda b, x: b.bitcast(x, i32x16.llvm))
 to_f32 = instruction(f32x16, (i32x16,), lambda b, x: b.sitofp(x, f32x16.llvm))
+
+
+def _load_signed(b, address):
+    return b.sext(b.load(pointer(b, address, I8X16), align=1), i32x16.llvm)
+
+
+def _store_high_halves(b, address, x):
+    short = b.trunc(b.lshr(x, constant(16, "i32", [16] * 16)), ir.VectorType(I16, 16))
+    b.store(short, pointer(b, address, short.type), align=1)
+
+
+# 16 int8 as words; and the upper halves of words, 32 bytes, to an address
+load_signed = instruction(i32x16, (types.intp,), _load_signed)
+store_high_halves = instruction(None, (types.intp, i32x16), _store_high_halves)
 
 
 def lookup(values):

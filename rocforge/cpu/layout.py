@@ -45,7 +45,12 @@ def records_bytes(tokens: int, columns: int) -> int:
     return RECORD * -(-tokens // TOKENS) * TOKENS * -(-columns // 256) * 8
 
 
+def bfloats_bytes(tokens: int, columns: int) -> int:
+    """What the same take in bfloat16: whole blocks of TOKENS."""
+    return 2 * -(-tokens // TOKENS) * TOKENS * columns
+
+
 def scratch_bytes(weights: Iterable[Any], tokens: int) -> int:
-    """Memory that a step of `tokens` tokens by these weights (`plan.ir.Weight`) takes beside the plan's values."""
+    """Memory that a step of `tokens` tokens by these weights (`plan.ir.Weight`) takes beside the plan's values, at most."""
     columns = [w.shape[1] for w in weights if len(w.shape) == 2 and not w.format.is_float]
-    return records_bytes(tokens, max(columns, default=0))
+    return max((max(records_bytes(tokens, n), bfloats_bytes(tokens, n)) for n in columns), default=0)

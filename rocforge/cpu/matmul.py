@@ -13,10 +13,16 @@ of the partial sums are folded onto each other until one is left, acc. Either wa
 residual, and an element's bits depend on its row and its token alone: not on T, the number of threads
 or the vector length of the machine. Eight partial sums are what suits both kernels of blocks: rows.py
 has a lane for each of them, tiles.py a vector.
+
+With AMX, block formats by bfloats.FEWEST tokens and more are another sum: over k, of the weight and the
+activation (its scale times x), each rounded to bfloat16, in float32 and the order of the instruction
+TDPBF16PS, 32 columns after the other. A bfloat16 is off by 2^-9 of itself at the most, which is less than
+rounding activations to 8 bits costs. Bits are then the same for all T from FEWEST on.
 """
 
 import numpy as np
 
+from rocforge.cpu.bfloats import BFLOATS, FEWEST, as_bfloats
 from rocforge.cpu.epilogue import finish
 from rocforge.cpu.isa import (
     fma,
@@ -35,6 +41,7 @@ from rocforge.cpu.isa import (
 from rocforge.cpu.layout import Matrix
 from rocforge.cpu.rows import FEW, ROWS
 from rocforge.cpu.threads import inline, kernel, launch, share, words
+from rocforge.cpu.tier import tier
 from rocforge.cpu.tiles import TILES, as_records, traits
 from rocforge.gguf.formats import BF16, F16, F32, Q8
 
@@ -122,6 +129,22 @@ FLOATS = {
 }
 
 
+def sums_bfloats(tokens: int) -> bool:
+    """Whether block formats by as many tokens are summed up as bfloat16."""
+    return tokens >= FEWEST and tier() == "amx"
+
+
+def _kernels(x: "Q8 | np.ndarray", is_float: bool, T: int) -> tuple:
+    """(kernels by format, the activations as these take them); None for activations that are made by a weight's traits."""
+    if is_float:
+        return FLOATS, (x,)
+    if T <= FEW:
+        return ROWS, x
+    if sums_bfloats(T):
+        return BFLOATS, (as_bfloats(x),)
+    return TILES, None
+
+
 def linear(
     x: "Q8 | np.ndarray",
     weights: tuple[Matrix, ...],
@@ -146,7 +169,7 @@ def linear(
     assert is_float or all(part.flags.c_contiguous for part in x)
     residual_stride = 0 if residual is None else residual.strides[0]
     x_stride = (x.strides[0],) if is_float else ()
-    kernels, inputs = (FLOATS, (x,)) if is_float else (ROWS, x) if T <= FEW else (TILES, None)
+    kernels, inputs = _kernels(x, is_float, T)
     known = None
     start = 0
     for w in weights:

@@ -1,7 +1,6 @@
 """How fast this CPU reads and multiplies: what rooflines are made of. Knows no op.
 
-Each figure is the best of several runs: what disturbs a run makes it slower, never faster. The tiles of
-AMX have not been tried on a machine that has them.
+Each figure is the best of several runs: what disturbs a run makes it slower, never faster.
 """
 
 import time
@@ -97,7 +96,7 @@ def dots12(values, x, out):
 
 @kernel
 def multiply_bytes(args, tid, team):
-    """PRODUCTS of 64 bytes each in the tier's instruction, or TILE_PRODUCTS of tiles of 16 times 64 bytes."""
+    """PRODUCTS of 64 bytes each in the tier's instruction, or TILE_PRODUCTS of tiles of 16 times 32 bfloat16."""
     x, out = words(args, 2)
     config = _config()
     if tid == 0:
@@ -158,16 +157,16 @@ def multiply_floats(args, tid, team):
         floats6(x, out + LINE * (1 + tid))
 
 
-# By tier: what multiplies bytes.
-UNITS = {"generic": "8-bit products in LLVM's own", "avx2": "vpmaddubsw", "avx512vnni": "vpdpbusd", "amx": "tdpbsud"}
+# By tier: what multiplies weights.
+UNITS = {"generic": "8-bit products in LLVM's own", "avx2": "vpmaddubsw", "avx512vnni": "vpdpbusd", "amx": "tdpbf16ps, of bfloat16"}
 
 
 def matrix_peak(backend) -> tuple[float, str]:
-    """Operations a second (a product and a sum are two) on 8-bit integers by all threads, and what makes them."""
+    """Operations a second (a product and a sum are two) on what block formats are multiplied as, by all threads, and what makes them."""
     x, out = aligned(128), _out()
     x[:] = np.arange(128)
     best_s = _best_s(backend, lambda: launch(multiply_bytes, x, out))
-    ops = TILE_PRODUCTS * 2 * 16 * 16 * 64 if tier() == "amx" else PRODUCTS * 2 * 64
+    ops = TILE_PRODUCTS * 2 * 16 * 16 * 32 if tier() == "amx" else PRODUCTS * 2 * 64
     return ops * _team(out) / best_s, UNITS[tier()]
 
 

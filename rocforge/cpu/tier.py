@@ -15,7 +15,7 @@ TIERS = {
     "generic": (),
     "avx2": ("avx2", "fma", "f16c"),
     "avx512vnni": ("avx512f", "avx512bw", "avx512vl", "avx512vnni"),
-    "amx": ("avx512f", "avx512bw", "avx512vl", "avx512vnni", "amx-tile", "amx-int8"),
+    "amx": ("avx512f", "avx512bw", "avx512vl", "avx512vnni", "amx-tile", "amx-bf16"),
 }
 
 # Linux's arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA), by the number of the system call.

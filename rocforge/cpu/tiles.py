@@ -7,18 +7,6 @@ few at a time.
 import numpy as np
 
 from rocforge.cpu import decode
-from rocforge.cpu.amx import (
-    CONFIG_BYTES,
-    begin_shapes,
-    clear_tile,
-    configure,
-    dot_tiles,
-    has_tiles,
-    load_tile,
-    release,
-    set_shape,
-    store_tile,
-)
 from rocforge.cpu.decode import HALF, MINS, RAW_BYTES, SCALES, STRIP_BYTES, VALUES
 from rocforge.cpu.dots import add_word, add_word_small, has_registers
 from rocforge.cpu.epilogue import finish, finish_16
@@ -43,7 +31,7 @@ from rocforge.cpu.layout import RECORD, TOKENS, X_SCALE, X_SUMS, X_VALUES, recor
 from rocforge.cpu.threads import inline, kernel, launch, scratch, share, words
 from rocforge.gguf.formats import IQ4_NL, IQ4_XS, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8, Q8_0, Format
 
-load_bytes, load_words = load(64, "i8"), load(16, "i32")
+load_bytes = load(64, "i8")
 load_lanes, store_lanes, spread, spread_i32 = load(16, "f32"), store(16, "f32"), splat(16, "f32"), splat(16, "i32")
 load_half_strip, store_half_strip, zero_half_strip = load(16, "i8"), store(16, "i8"), zero(16, "i8")
 fused, zero_lanes, zero_words = fma(16), zero(16, "f32"), zero(16, "i32")
@@ -60,15 +48,7 @@ PANELS_BYTES = 384 << 10
 # Shares that a thread's work comes in, at the least: what is left at the end is then little.
 SHARES = 8
 
-# On AMX's tiles, 16 tokens at a time, a strip is multiplied while the one before it is settled: in other units, and a
-# row of a tile is long on its way through memory. What two strips leave, int32 [16][2 or 1][16] each:
-STEP, PRODUCT, PRODUCTS_BYTES = 16, 64, 2048
-clear_sums, clear_next_sums, store_sums, store_next_sums = clear_tile(0), clear_tile(1), store_tile(0), store_tile(1)
-load_weights, load_next_weights, load_records, load_next_records = load_tile(2), load_tile(3), load_tile(4), load_tile(5)
-dot_sums, dot_next_sums = dot_tiles(0, 4, 2), dot_tiles(1, 5, 3)
-
 _raw, _acc = stack(RAW_BYTES), stack(64 * TOKENS * SUMS)
-_products, _config = stack(2 * PRODUCTS_BYTES), stack(CONFIG_BYTES)
 
 
 @inline
@@ -254,87 +234,6 @@ def partial_sums(acc, strip, x, x_step, n, count, add, layout):
             store_lanes(acc + 64 * t, p)
 
 
-# ---- with AMX
-
-
-@inline
-def configure_tiles(config, layout):
-    """Tiles 0 and 1: sums [16 tokens, 16 rows] of either half, or of a strip; 2 and 3: weights; 4 and 5: records."""
-    begin_shapes(config)
-    quads = 4 if layout.by_halves else 8
-    for i in range(2):
-        set_shape(config, i, 16, 64)
-        set_shape(config, 2 + i, quads, 64)
-        set_shape(config, 4 + i, 16, 4 * quads)
-    configure(config)
-
-
-@inline
-def multiply(products, strip, x, layout):
-    """products[t], int32 [2][16], = the sums of either half, or int32 [16] of the strip; 16 tokens."""
-    load_weights(strip + VALUES, 64)
-    load_records(x + X_VALUES, RECORD)
-    clear_sums()
-    dot_sums()
-    if layout.by_halves:
-        load_next_weights(strip + VALUES + 256, 64)
-        load_next_records(x + X_VALUES + 16, RECORD)
-        clear_next_sums()
-        dot_next_sums()
-        store_sums(products, 2 * PRODUCT)
-        store_next_sums(products + PRODUCT, 2 * PRODUCT)
-    else:
-        store_sums(products, PRODUCT)
-
-
-@inline
-def plus_product(sums, at, step):
-    s0, s1, s2, s3, s4, s5, s6, s7 = sums
-    return (
-        s0 + load_words(at), s1 + load_words(at + step), s2 + load_words(at + 2 * step), s3 + load_words(at + 3 * step),
-        s4 + load_words(at + 4 * step), s5 + load_words(at + 5 * step), s6 + load_words(at + 6 * step), s7 + load_words(at + 7 * step),
-    )  # fmt: skip
-
-
-@inline
-def settle_product_8(p, products, strip, x, layout):
-    """What add_strip_8() does, from the products that multiply() left."""
-    step = 2 * PRODUCT if layout.by_halves else PRODUCT
-    low = plus_product(start_8(x + X_SUMS, layout.offset), products, step)
-    high = low
-    if layout.by_halves:
-        high = plus_product(start_8(x + X_SUMS + 4, layout.offset), products + PRODUCT, step)
-    return settle_8(p, x, low, high, parts_of(strip), layout)
-
-
-@inline
-def all_sums_tiled(acc, products, strips, pitch, x, x_pitch, x_step, K, count, layout):
-    """acc[i][t] = all partial sums i of `count` tokens, a multiple of 16: those of 16 tokens, and then those of the next."""
-    at, after = products, products + PRODUCTS_BYTES
-    multiply(at, strips, x, layout)
-    for i in range(SUMS):
-        n = (K // 32 - i + SUMS - 1) // SUMS
-        strip = strips + pitch * i
-        for t in range(0, count, STEP):
-            y, p, q = x + x_pitch * i + RECORD * t, zeros_8(), zeros_8()
-            is_last = t + STEP == count
-            # What is multiplied at the end of these is the next ones' first; after the last of all, anything.
-            next_strip = strip + pitch if is_last and i + 1 < SUMS else strip
-            next_y = y + RECORD * STEP if not is_last else x + x_pitch * (i + 1) if i + 1 < SUMS else y
-            for j in range(n):
-                at_end = j + 1 == n
-                z = y + x_step * j
-                multiply(
-                    after, next_strip if at_end else strip + STRIP_BYTES * (j + 1), next_y if at_end else z + x_step, layout
-                )  # fmt: skip
-                half = EIGHT * (2 * PRODUCT if layout.by_halves else PRODUCT)
-                p = settle_product_8(p, at, strip + STRIP_BYTES * j, z, layout)
-                q = settle_product_8(q, at + half, strip + STRIP_BYTES * j, z + EIGHT * RECORD, layout)
-                at, after = after, at
-            store_8(acc + 64 * (TOKENS * i + t), p)
-            store_8(acc + 64 * (TOKENS * i + t + EIGHT), q)
-
-
 # ---- a thread's share
 
 
@@ -363,17 +262,12 @@ def unpack_panel(w, top, rows, stride, K, strips, raw, unpack, layout):
 
 
 @inline
-def all_sums(acc, products, strips, x, K, count, add, layout):
+def all_sums(acc, strips, x, K, count, add, layout):
     """acc[i][t] = partial sum i of token t, for a panel times `count` tokens."""
     depth, x_step = depth_of(K), RECORD * TOKENS
-    pitch, x_pitch = STRIP_BYTES * depth, x_step * depth
-    tiled = count // STEP * STEP if has_tiles() else 0
-    if tiled > 0:
-        all_sums_tiled(acc, products, strips, pitch, x, x_pitch, x_step, K, tiled, layout)
-    if tiled < count:
-        for i in range(SUMS):
-            n, to, y = (K // 32 - i + SUMS - 1) // SUMS, acc + 64 * (TOKENS * i + tiled), x + x_pitch * i + RECORD * tiled
-            partial_sums(to, strips + pitch * i, y, x_step, n, count - tiled, add, layout)
+    for i in range(SUMS):
+        n, strip, y = (K // 32 - i + SUMS - 1) // SUMS, strips + STRIP_BYTES * depth * i, x + x_step * depth * i
+        partial_sums(acc + 64 * TOKENS * i, strip, y, x_step, n, count, add, layout)
 
 
 @inline
@@ -390,9 +284,7 @@ def tiles(args, tid, team, unpack, add, layout):
     w, records, bias, residual, out, T, N, K, residual_stride, out_stride = words(args, 10)
     # A matrix with fewer rows than a panel goes row by row, each filling all lanes.
     rows, stride = (ROWS, K // layout.block * layout.block_bytes) if N >= ROWS else (1, 0)
-    raw, acc, products, config, panel_bytes = _raw(), _acc(), _products(), _config(), depth_of(K) * SUMS * STRIP_BYTES
-    if has_tiles():
-        configure_tiles(config, layout)
+    raw, acc, panel_bytes = _raw(), _acc(), depth_of(K) * SUMS * STRIP_BYTES
     x_bytes = depth_of(K) * SUMS * RECORD  # a token's
     at_once = max(1, PANELS_BYTES // panel_bytes)
     memory = heap(at_once * panel_bytes + 64)
@@ -412,7 +304,7 @@ def tiles(args, tid, team, unpack, add, layout):
             count = min(TOKENS, T - t0)
             whole_count = filled(count)
             for p in range(n_panels):
-                all_sums(acc, products, strips + p * panel_bytes, records + x_bytes * t0, K, whole_count, add, layout)
+                all_sums(acc, strips + p * panel_bytes, records + x_bytes * t0, K, whole_count, add, layout)
                 n0 = (first + p) * rows
                 top = min(n0, N - rows)
                 for t in range(count):
@@ -426,8 +318,6 @@ def tiles(args, tid, team, unpack, add, layout):
                         finish(value, bias, residual, out, t0 + t, n, residual_stride, out_stride)
         item += n_panels
     heap_free(memory)
-    if has_tiles():
-        release()
 
 
 # Values of 8 bits need the dot product that takes them.

@@ -1,6 +1,6 @@
 """AMX's tiles in memory, for machines without: import before any kernel. One thread; slow; keep no cache of what it compiles.
 
-Written after Intel's reference of the instructions (TILELOADD, TILESTORED, TDPBSUD), not after the kernels.
+Written after Intel's reference of the instructions (TILELOADD, TILESTORED, TDPBF16PS), not after the kernels.
 """
 
 import numpy as np
@@ -10,10 +10,10 @@ from rocforge.cpu import tier
 tier.tier = lambda: "amx"
 
 from rocforge.cpu import amx  # noqa: E402
-from rocforge.cpu.isa import load_i8, load_i16, load_i32, store_scalar  # noqa: E402
+from rocforge.cpu.isa import as_f32, load_f32, load_i8, load_i16, store_f32, store_scalar  # noqa: E402
 from rocforge.cpu.threads import inline  # noqa: E402
 
-store_i8, store_i32 = store_scalar("i8"), store_scalar("i32")
+store_i8 = store_scalar("i8")
 STATE = np.zeros(64 + 8 * 1024, np.uint8)
 CONFIG = STATE.ctypes.data
 TILES = CONFIG + 64
@@ -79,6 +79,11 @@ def store_tile(i):
     return store
 
 
+@inline
+def bfloat(address):
+    return as_f32((load_i16(address) & 65535) << 16)
+
+
 def dot_tiles(c, a, b):
     sums, left, right = (TILES + 1024 * i for i in (c, a, b))
 
@@ -87,12 +92,14 @@ def dot_tiles(c, a, b):
         rows, columns = shape(c)
         _, depth = shape(a)
         for m in range(rows):
-            for k in range(depth // 4):
-                for n in range(columns // 4):
-                    total = load_i32(sums + 64 * m + 4 * n)
-                    for i in range(4):
-                        total += load_i8(left + 64 * m + 4 * k + i) * (load_i8(right + 64 * k + 4 * n + i) & 255)
-                    store_i32(sums + 64 * m + 4 * n, total)
+            for n in range(columns // 4):
+                even, odd = np.float32(0), np.float32(0)
+                for k in range(depth // 4):
+                    x, w = left + 64 * m + 4 * k, right + 64 * k + 4 * n
+                    even += bfloat(x) * bfloat(w)
+                    odd += bfloat(x + 2) * bfloat(w + 2)
+                at = sums + 64 * m + 4 * n
+                store_f32(at, load_f32(at) + (even + odd))
 
     return dot
 

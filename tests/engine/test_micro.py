@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rocforge.cpu import backend as cpu
+from rocforge.cpu.matmul import sums_bfloats
 from rocforge.engine import micro, operands, peers, standard
 from rocforge.gguf.formats import F32, Q4_K, SUPPORTED
 from rocforge.models import build_plan
@@ -59,7 +60,8 @@ def test_every_op_runs_and_a_product_is_near_float64(quick, backend, format, tok
         assert len(times_s) == 2 and min(times_s) > 0
         assert (error is not None) == (case.op.kind == "linear")
         if error is not None:
-            assert error < 1e-5, case
+            # A bfloat16 is off by 2^-9 of itself: see cpu/matmul.py.
+            assert error < (2.0**-7 if sums_bfloats(tokens) and not format.is_float else 1e-5), case
 
 
 def test_a_wrong_product_shows_in_the_error(quick, backend):
