@@ -102,12 +102,11 @@ def main(programs, model, prompt, text, depth, threads, pairs, as_json):
     settings = {"device": "cpu", "threads": threads, "sequences": 1, "context": max(t.context for t in tests)}
     with Progress() as progress, LLM(model, **settings, progress=progress) as llm:
         run = lambda test: once(llm.runner, llm.config.vocab_size, test)
-        for test in tests:  # what a first run alone pays for
-            run(Workload(min(test.prompt, 32), min(test.text, 4)))
         for i in range(pairs):
             progress("comparing", i, pairs)
             others = Others()
             for test in tests:
+                run(Workload(test.prompt, min(test.text, 1)))  # to warm up, as llama-bench does
                 ours[test].append(run(test))
                 for program in programs:
                     peers[test][str(program)].append(theirs(program, llm.path, threads, test))

@@ -185,6 +185,7 @@ def test_a_seed_repeats_the_text(llm):
     assert any(tokens != first.tokens for tokens in others)
 
 
+@pytest.mark.skipif(sums_bfloats(10**6), reason="with AMX a token's last bits depend on how many are computed with it")
 def test_a_seed_s_text_does_not_depend_on_company(llm):
     by_itself = [llm.generate(prompt, RANDOM).tokens for prompt in PROMPTS]
     assert [answer.tokens for answer in llm.generate(PROMPTS, RANDOM)] == by_itself

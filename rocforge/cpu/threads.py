@@ -29,7 +29,7 @@ from llvmlite import ir
 from numba import cfunc, njit, types
 from numba.extending import intrinsic
 
-from rocforge.cpu.isa import I8, I32, I64, as_f32, call, instruction, load_i64, pointer, store_i64
+from rocforge.cpu.isa import I8, I32, I64, as_f32, call, instruction, load_i64, pointer, stack, store_i64
 from rocforge.cpu.tier import tier
 from rocforge.probe.cache import hash_of
 
@@ -170,16 +170,67 @@ def _emit_futex(b, address, operation, value):
         call(b, "sched_yield", I32, [], [])
 
 
+_yield = instruction(types.int64, (), lambda b: b.sext(call(b, "sched_yield", I32, [], []), I64))
 _futex = instruction(None, (types.intp, types.int64, types.int64), _emit_futex)
 
-# Spins of a waiting thread before it sleeps: some 100 microseconds, more than the others' shares of a launch
+# Looks of a waiting thread before it sleeps: some 100 microseconds, more than the others' shares of a launch
 # differ by (with a fifth of them decoding loses 13 %, for waking takes as long). Another process may hold a
 # core for milliseconds: one that is left idle meanwhile lets the system bring the thread there that all wait for.
-_SPINS = 100000
+# Every so many looks the core is offered to others: the thread that is waited for may want this very one.
+_SPINS, _YIELD_EVERY = 100000, 2000
 
-# A team's memory: the barrier's counter and how many sleep, the job, and a semaphore for each thread
-# (POSIX: 32 bytes at the most), each on cache lines of its own.
+# A team's memory: the barrier's counter and how many sleep, the job, and for each thread a semaphore (POSIX: 32
+# bytes at the most) and the core that it began the last job on, each on cache lines of its own.
 _COUNTER, _SLEEPERS, _TABLE, _LENGTH, _START, _QUIT, _SEMAPHORES, _LINE = 0, 64, 128, 136, 144, 152, 192, 64
+_CORE = _SEMAPHORES + 48
+
+
+_IS_LINUX = sys.platform == "linux"
+_MASK_BYTES = 128  # a set of cores, as sched_getaffinity takes it
+_mask, _one_mask = stack(_MASK_BYTES), stack(_MASK_BYTES)
+
+
+def _of_cores(name):
+    """-> intrinsic(address of a set of cores) -> 0, or -1: sched_getaffinity or sched_setaffinity of this thread."""
+
+    def emit(b, a):
+        if not _IS_LINUX:
+            return I64(-1)
+        arguments = [I32(0), I64(_MASK_BYTES), pointer(b, a, I8)]
+        return b.sext(call(b, name, I32, [I32, I64, ir.PointerType(I8)], arguments), I64)
+
+    return instruction(types.int64, (types.intp,), emit)
+
+
+_get_cores, _set_cores = _of_cores("sched_getaffinity"), _of_cores("sched_setaffinity")
+_core = instruction(types.int64, (), lambda b: b.sext(call(b, "sched_getcpu", I32, [], []), I64) if _IS_LINUX else I64(-1))
+
+
+@inline
+def _part(state, tid):
+    """Go to a core of one's own if this is another thread's. A system wakes a thread where the one is that wakes it,
+    and takes tens of milliseconds to part them; the thread stays free to move."""
+    core = _core()
+    taken = 0
+    for other in range(tid):
+        taken += load_i64(state + _CORE + _LINE * other) == core
+    if taken > 0 and 0 <= core < 8 * _MASK_BYTES:
+        free, all_cores = _one_mask(), _mask()
+        if _get_cores(all_cores) == 0:
+            left = 0
+            for i in range(0, _MASK_BYTES, 8):
+                store_i64(free + i, load_i64(all_cores + i))
+            for other in range(tid):
+                held = load_i64(state + _CORE + _LINE * other)
+                if 0 <= held < 8 * _MASK_BYTES:
+                    at = free + held // 64 * 8
+                    store_i64(at, load_i64(at) & ~(1 << held % 64))
+            for i in range(0, _MASK_BYTES, 8):
+                left |= load_i64(free + i)
+            if left != 0 and _set_cores(free) == 0:
+                _set_cores(all_cores)
+                core = _core()
+    store_i64(state + _CORE + _LINE * tid, core)
 
 
 @inline
@@ -189,9 +240,11 @@ def _await(state, target):
     A sleeper is counted before it looks at the counter a last time, and the system lets it sleep only
     while the counter (its lower half) is what it saw.
     """
-    for _ in range(_SPINS):
+    for i in range(_SPINS):
         if _read(state + _COUNTER) >= target:
             return
+        if i % _YIELD_EVERY == _YIELD_EVERY - 1:
+            _yield()
     _add(state + _SLEEPERS, 1)
     seen = _read(state + _COUNTER)
     while seen < target:
@@ -219,6 +272,7 @@ def _lead(state, table, length, team):
     store_i64(state + _TABLE, table)
     store_i64(state + _LENGTH, length)
     store_i64(state + _START, _read(state + _COUNTER))
+    store_i64(state + _CORE, _core())
     for tid in range(1, team):
         _post(state + _SEMAPHORES + _LINE * tid)
     _walk(state, 0, team)
@@ -231,6 +285,7 @@ def _follow(state, tid, team):
             pass  # a signal came in between
         if load_i64(state + _QUIT) != 0:
             return
+        _part(state, tid)
         _walk(state, tid, team)
 
 
@@ -345,7 +400,7 @@ class Team:
         if self._process != os.getpid():
             self._start(self.n)  # in the child of a fork, which has none of the threads
         with self._lock:
-            self._lead(self._state, table.ctypes.data, len(table), self.n)
+            self._lead(self._state, table.__array_interface__["data"][0], len(table), self.n)
 
     def close(self) -> None:
         """End the threads. What runs later runs on the caller's alone."""

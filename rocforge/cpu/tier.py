@@ -26,7 +26,7 @@ _ARCH_PRCTL, _ASK, _TILE_DATA = 158, 0x1023, 18
 def tier() -> str:
     """The best of TIERS that this host has, or the lower one that ROCFORGE_CPU_ISA names.
 
-    Integer sums are exact, so all give the same bits. Raises DeviceError for a tier that is not to be had.
+    Integer sums are exact, so all give the same bits, but for many tokens by AMX (matmul.py). Raises DeviceError for a tier that is not to be had.
     """
     features = binding.get_host_cpu_features()
     found = [name for name, needed in TIERS.items() if all(features.get(f) for f in needed)]

@@ -7,7 +7,7 @@ few at a time.
 import numpy as np
 
 from rocforge.cpu import decode
-from rocforge.cpu.decode import HALF, MINS, RAW_BYTES, SCALES, STRIP_BYTES, VALUES
+from rocforge.cpu.decode import HALF, MINS, RAW_BYTES, SCALES, STRIP_BYTES
 from rocforge.cpu.dots import add_word, add_word_small, has_registers
 from rocforge.cpu.epilogue import finish, finish_16
 from rocforge.cpu.isa import (

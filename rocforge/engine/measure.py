@@ -110,7 +110,7 @@ class Steps:
     def __init__(self, runner: Runner, vocab_size: int, test: Workload):
         self._runner, self._vocab_size, self._n = runner, vocab_size, test.sequences
         self._length = 0
-        self._random = np.random.default_rng(0)
+        self._random, self._each = np.random.default_rng(0), np.arange(test.sequences, dtype=np.int32)
         pages = -(-test.length // PAGE)
         sizes = runner.memory.sizes
         self._table = np.zeros((sizes["S"], sizes["P"]), np.int32)
@@ -127,6 +127,11 @@ class Steps:
         """The steps that compute n_tokens more: all sequences' tokens one behind the other, the last of each with
         its logits."""
         if not n_tokens:
+            return
+        if n_tokens == 1 and self._n <= self._runner.memory.sizes["T"]:
+            # As below, without what takes longer than a small model's step.
+            tokens = self._random.integers(0, self._vocab_size, self._n, dtype=np.int32)
+            yield Batch(tokens, np.full(self._n, self._length, np.int32), self._each, self._table, self._each, [])
             return
         positions = np.tile(np.arange(self._length, self._length + n_tokens, dtype=np.int32), self._n)
         sequences = np.repeat(np.arange(self._n, dtype=np.int32), n_tokens)

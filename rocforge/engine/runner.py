@@ -41,6 +41,9 @@ class Runner:
             self._states[state] = backend.view(self._cache, offset, self._shape(state, memory.sizes), state.dtype)
             offset += state.n_bytes(memory.sizes)
         self._programs: OrderedDict[tuple[int, int], Any] = OrderedDict()
+        # Views that every step needs again: the plan's inputs, and the logits by (T, R).
+        self._inputs: dict[str, np.ndarray] = {}
+        self._logits: dict[tuple[int, int], Any] = {}
 
     def prepare(self, progress: Progress | None = None) -> None:
         """Record the programs of decode, of a full chunk and of what lies between, and compile what they launch."""
@@ -76,7 +79,9 @@ class Runner:
         host["positions"][n_tokens:T] = PADDING
         host["page_table"][: len(batch.page_table)] = batch.page_table
         self.backend.run(self.program(T, R))
-        return self._view(self.plan.output, self._sizes(T, R))[:n_rows]
+        if (T, R) not in self._logits:
+            self._logits[T, R] = self._view(self.plan.output, self._sizes(T, R))
+        return self._logits[T, R][:n_rows]
 
     def profile(self, n_tokens: int) -> Callable[[], np.ndarray]:
         """-> run(): seconds, float64, of each op of a step of n_tokens with one row of logits, over the inputs of the last run."""
@@ -90,20 +95,20 @@ class Runner:
     def close(self) -> None:
         """Give back memory and threads. A closed runner runs nothing."""
         self._programs.clear()
+        self._inputs, self._logits = {}, {}
         self._matrices = self._states = self._arena = self._cache = self._constants = None
         self.backend.close()
 
     # ---- inputs
 
     def _host_inputs(self) -> dict[str, np.ndarray]:
-        """The plan's inputs at their largest, where the host writes them."""
+        """The plan's inputs at their largest, where the host writes them: always the same memory, asked for each time."""
         buffer, sizes = self.backend.inputs(self._arena, self.memory.inputs_bytes), self.memory.sizes
-        found = {}
-        for value in self.plan.inputs:
+        for value in () if self._inputs else self.plan.inputs:
             start = self.memory.offsets[value.name]
             flat = buffer[start : start + value.n_bytes(sizes)].view(np.int32)
-            found[value.name] = flat.reshape(self._shape(value, sizes))
-        return found
+            self._inputs[value.name] = flat.reshape(self._shape(value, sizes))
+        return self._inputs
 
     # ---- binding
 

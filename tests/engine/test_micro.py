@@ -60,8 +60,8 @@ def test_every_op_runs_and_a_product_is_near_float64(quick, backend, format, tok
         assert len(times_s) == 2 and min(times_s) > 0
         assert (error is not None) == (case.op.kind == "linear")
         if error is not None:
-            # A bfloat16 is off by 2^-9 of itself: see cpu/matmul.py.
-            assert error < (2.0**-7 if sums_bfloats(tokens) and not format.is_float else 1e-5), case
+            # A bfloat16 is off by 2^-9 of itself (cpu/matmul.py), and the largest row is some times the mean one.
+            assert error < (2.0**-6 if sums_bfloats(tokens) and not format.is_float else 1e-5), case
 
 
 def test_a_wrong_product_shows_in_the_error(quick, backend):
