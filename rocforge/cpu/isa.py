@@ -306,11 +306,16 @@ def _rounded(b, x, inverse):
     return b.fptosi(even, i32x16.llvm)
 
 
+def _maximum(b, x, y):
+    """The larger of each lane, y where one is NaN: one instruction, where llvm.maxnum takes three."""
+    return b.select(b.fcmp_ordered(">", x, y), x, y)
+
+
 def _largest_lane(b, x):
     for width in (8, 4, 2, 1):
         undefined = ir.Constant(x.type, ir.Undefined)
         low, high = shuffle(b, x, undefined, range(width)), shuffle(b, x, undefined, range(width, 2 * width))
-        x = call(b, f"llvm.maxnum.v{width}f32", low.type, [low.type] * 2, [low, high])
+        x = _maximum(b, low, high)
     return b.extract_element(x, I32(0))
 
 
@@ -322,9 +327,7 @@ def _clear_outside(b, x, first, last, value):
 
 # (x, first, last, value) -> x with `value` in the lanes that are not among first..last
 clear_outside = instruction(f32x16, (f32x16, types.int64, types.int64, types.float32), _clear_outside)
-larger = instruction(
-    f32x16, (f32x16, f32x16), lambda b, x, y: call(b, "llvm.maxnum.v16f32", x.type, [x.type] * 2, [x, y])
-)
+larger = instruction(f32x16, (f32x16, f32x16), _maximum)
 largest_lane = instruction(types.float32, (f32x16,), _largest_lane)
 # (x, y) -> whether any lane of x is above y
 any_above = instruction(
@@ -336,13 +339,14 @@ first_lane = instruction(types.float32, (f32x16,), lambda b, x: b.extract_elemen
 
 def _largest_of(b, x, y):
     absolute = lambda v: call(b, "llvm.fabs.v16f32", v.type, [v.type], [v])
-    return _largest_lane(b, call(b, "llvm.maxnum.v16f32", x.type, [x.type] * 2, [absolute(x), absolute(y)]))
+    return _largest_lane(b, _maximum(b, absolute(x), absolute(y)))
 
 
 # (x, y) -> the largest absolute value among the lanes of both
 largest_of = instruction(types.float32, (f32x16, f32x16), _largest_of)
 # (x, inverse) -> x * inverse to the nearest integer, halves to even, as int32
 rounded = instruction(i32x16, (f32x16, types.float32), _rounded)
+
 sum_i32 = instruction(
     types.int64, (i32x16,), lambda b, x: b.sext(call(b, "llvm.vector.reduce.add.v16i32", I32, [i32x16.llvm], [x]), I64)
 )
