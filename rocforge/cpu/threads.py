@@ -15,9 +15,7 @@ import functools
 import hashlib
 import logging
 import os
-import platform
 import struct
-import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -29,7 +27,24 @@ from llvmlite import ir
 from numba import cfunc, njit, types
 from numba.extending import intrinsic
 
-from rocforge.cpu.isa import I8, I32, I64, as_f32, call, instruction, load_i64, pointer, stack, store_i64
+from rocforge.cpu.isa import I64, as_f32, instruction, load_i64, pointer, store_i64
+from rocforge.cpu.system import (
+    EVERYBODY,
+    FUTEX_WAIT,
+    FUTEX_WAKE,
+    MASK_BYTES,
+    add,
+    core_of_this,
+    futex,
+    get_cores,
+    give_way,
+    mask,
+    other_mask,
+    post,
+    read,
+    set_cores,
+    wait,
+)
 from rocforge.cpu.tier import tier
 from rocforge.probe.cache import hash_of
 
@@ -144,35 +159,7 @@ def _emit_call(b, function, args, tid, team):
     b.call(pointer(b, function, target), [args, tid, team])
 
 
-def _libc(name):
-    """-> intrinsic(address) -> int: a function of the C library that takes a pointer."""
-    emit = lambda b, a: b.sext(call(b, name, I32, [ir.PointerType(I8)], [pointer(b, a, I8)]), I64)
-    return instruction(types.int64, (types.intp,), emit)
-
-
 _call = instruction(None, (types.int64, types.int64, types.intp, types.intp), _emit_call)
-_read = instruction(types.int64, (types.intp,), lambda b, a: b.load_atomic(pointer(b, a, I64), "seq_cst", 8))
-# (address, x) -> what was there before x was added
-_add = instruction(
-    types.int64, (types.intp, types.int64), lambda b, a, x: b.atomic_rmw("add", pointer(b, a, I64), x, "seq_cst")
-)
-_post, _wait = _libc("sem_post"), _libc("sem_wait")
-
-# Linux's futex: (address, operation, value, no time limit), private to the process.
-_FUTEX = {"x86_64": 202, "aarch64": 98}.get(platform.machine(), 0) if sys.platform == "linux" else 0
-_FUTEX_WAIT, _FUTEX_WAKE, _EVERYBODY = 128, 129, 2**31 - 1
-
-
-def _emit_futex(b, address, operation, value):
-    if _FUTEX:
-        call(b, "syscall", I64, [I64] * 7, [I64(_FUTEX), address, operation, value, I64(0), I64(0), I64(0)])
-    else:
-        call(b, "sched_yield", I32, [], [])
-
-
-_yield = instruction(types.int64, (), lambda b: b.sext(call(b, "sched_yield", I32, [], []), I64))
-_futex = instruction(None, (types.intp, types.int64, types.int64), _emit_futex)
-
 # Looks of a waiting thread before it sleeps: some 100 microseconds, more than the others' shares of a launch
 # differ by (with a fifth of them decoding loses 13 %, for waking takes as long). Another process may hold a
 # core for milliseconds: one that is left idle meanwhile lets the system bring the thread there that all wait for.
@@ -185,51 +172,30 @@ _COUNTER, _SLEEPERS, _TABLE, _LENGTH, _START, _QUIT, _SEMAPHORES, _LINE = 0, 64,
 _CORE = _SEMAPHORES + 48
 
 
-_IS_LINUX = sys.platform == "linux"
-_MASK_BYTES = 128  # a set of cores, as sched_getaffinity takes it
-_mask, _one_mask = stack(_MASK_BYTES), stack(_MASK_BYTES)
-
-
-def _of_cores(name):
-    """-> intrinsic(address of a set of cores) -> 0, or -1: sched_getaffinity or sched_setaffinity of this thread."""
-
-    def emit(b, a):
-        if not _IS_LINUX:
-            return I64(-1)
-        arguments = [I32(0), I64(_MASK_BYTES), pointer(b, a, I8)]
-        return b.sext(call(b, name, I32, [I32, I64, ir.PointerType(I8)], arguments), I64)
-
-    return instruction(types.int64, (types.intp,), emit)
-
-
-_get_cores, _set_cores = _of_cores("sched_getaffinity"), _of_cores("sched_setaffinity")
-_core = instruction(types.int64, (), lambda b: b.sext(call(b, "sched_getcpu", I32, [], []), I64) if _IS_LINUX else I64(-1))
-
-
 @inline
 def _part(state, tid):
     """Go to a core of one's own if this is another thread's. A system wakes a thread where the one is that wakes it,
     and takes tens of milliseconds to part them; the thread stays free to move."""
-    core = _core()
+    core = core_of_this()
     taken = 0
     for other in range(tid):
         taken += load_i64(state + _CORE + _LINE * other) == core
-    if taken > 0 and 0 <= core < 8 * _MASK_BYTES:
-        free, all_cores = _one_mask(), _mask()
-        if _get_cores(all_cores) == 0:
+    if taken > 0 and 0 <= core < 8 * MASK_BYTES:
+        free, all_cores = other_mask(), mask()
+        if get_cores(all_cores) == 0:
             left = 0
-            for i in range(0, _MASK_BYTES, 8):
+            for i in range(0, MASK_BYTES, 8):
                 store_i64(free + i, load_i64(all_cores + i))
             for other in range(tid):
                 held = load_i64(state + _CORE + _LINE * other)
-                if 0 <= held < 8 * _MASK_BYTES:
+                if 0 <= held < 8 * MASK_BYTES:
                     at = free + held // 64 * 8
                     store_i64(at, load_i64(at) & ~(1 << held % 64))
-            for i in range(0, _MASK_BYTES, 8):
+            for i in range(0, MASK_BYTES, 8):
                 left |= load_i64(free + i)
-            if left != 0 and _set_cores(free) == 0:
-                _set_cores(all_cores)
-                core = _core()
+            if left != 0 and set_cores(free) == 0:
+                set_cores(all_cores)
+                core = core_of_this()
     store_i64(state + _CORE + _LINE * tid, core)
 
 
@@ -241,16 +207,16 @@ def _await(state, target):
     while the counter (its lower half) is what it saw.
     """
     for i in range(_SPINS):
-        if _read(state + _COUNTER) >= target:
+        if read(state + _COUNTER) >= target:
             return
         if i % _YIELD_EVERY == _YIELD_EVERY - 1:
-            _yield()
-    _add(state + _SLEEPERS, 1)
-    seen = _read(state + _COUNTER)
+            give_way()
+    add(state + _SLEEPERS, 1)
+    seen = read(state + _COUNTER)
     while seen < target:
-        _futex(state + _COUNTER, _FUTEX_WAIT, seen & 0xFFFFFFFF)
-        seen = _read(state + _COUNTER)
-    _add(state + _SLEEPERS, -1)
+        futex(state + _COUNTER, FUTEX_WAIT, seen & 0xFFFFFFFF)
+        seen = read(state + _COUNTER)
+    add(state + _SLEEPERS, -1)
 
 
 @inline
@@ -260,9 +226,9 @@ def _walk(state, tid, team):
     for i in range(load_i64(state + _LENGTH)):
         _call(load_i64(table + 16 * i), load_i64(table + 16 * i + 8), tid, team)
         target = start + team * (i + 1)
-        if _add(state + _COUNTER, 1) + 1 == target:
-            if _read(state + _SLEEPERS) != 0:
-                _futex(state + _COUNTER, _FUTEX_WAKE, _EVERYBODY)
+        if add(state + _COUNTER, 1) + 1 == target:
+            if read(state + _SLEEPERS) != 0:
+                futex(state + _COUNTER, FUTEX_WAKE, EVERYBODY)
         else:
             _await(state, target)
 
@@ -271,17 +237,17 @@ def _lead(state, table, length, team):
     """What the caller's thread does: hand out the job, walk along. Done when all are done."""
     store_i64(state + _TABLE, table)
     store_i64(state + _LENGTH, length)
-    store_i64(state + _START, _read(state + _COUNTER))
-    store_i64(state + _CORE, _core())
+    store_i64(state + _START, read(state + _COUNTER))
+    store_i64(state + _CORE, core_of_this())
     for tid in range(1, team):
-        _post(state + _SEMAPHORES + _LINE * tid)
+        post(state + _SEMAPHORES + _LINE * tid)
     _walk(state, 0, team)
 
 
 def _follow(state, tid, team):
     """What the other threads do until the team is closed."""
     while True:
-        while _wait(state + _SEMAPHORES + _LINE * tid) != 0:
+        while wait(state + _SEMAPHORES + _LINE * tid) != 0:
             pass  # a signal came in between
         if load_i64(state + _QUIT) != 0:
             return
