@@ -3,7 +3,7 @@
 import numpy as np
 
 from rocforge.cpu.isa import binary, exp16, load, load_f32, splat, stack, store, store_f32
-from rocforge.cpu.quantize import quantize_block
+from rocforge.cpu.quantize import following, quantize_block
 from rocforge.cpu.threads import inline, kernel, launch, share, words
 from rocforge.gguf.formats import Q8
 
@@ -46,7 +46,7 @@ def swiglu_f32(args, tid, team):
     for _ in range(start, stop):
         row = x + 4 * (2 * F * t + 32 * k)
         swiglu_block(row, row + 4 * F, out + 4 * (F * t + 32 * k), min(32, F - 32 * k), gate, up, block)
-        t, k = (t, k + 1) if k + 1 < blocks else (t + 1, 0)
+        t, k = following(t, k, blocks)
 
 
 @kernel
@@ -60,7 +60,7 @@ def swiglu_q8(args, tid, team):
         row = x + 4 * (2 * F * t + 32 * k)
         swiglu_block(row, row + 4 * F, block, 32, gate, up, block)
         quantize_block(block, values + F * t + 32 * k, scales + F // 8 * t + 4 * k, sums + F // 8 * t + 4 * k, 0)
-        t, k = (t, k + 1) if k + 1 < blocks else (t + 1, 0)
+        t, k = following(t, k, blocks)
 
 
 def swiglu(gate_up: np.ndarray, out: "np.ndarray | Q8") -> None:

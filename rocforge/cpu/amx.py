@@ -32,23 +32,19 @@ def _emits(name, n_arguments, tiles):
 
 
 store_i8 = store_scalar("i8")
+configure, release = _emits("ldtilecfg", 1, ()), _emits("tilerelease", 0, ())
 
 
 @inline
-def begin_shapes(config):
-    """An empty configuration of CONFIG_BYTES, for set_shape() and then configure()."""
+def configure_whole(config):
+    """All tiles whole, 16 rows of 64 bytes; `config` is scratch for CONFIG_BYTES."""
     for i in range(0, CONFIG_BYTES, 8):
         store_i64(config + i, 0)
     store_i8(config + _PALETTE, 1)
-
-
-@inline
-def set_shape(config, tile, rows, row_bytes):
-    store_i16(config + _ROW_BYTES + 2 * tile, row_bytes)
-    store_i8(config + _ROWS + tile, rows)
-
-
-configure, release = _emits("ldtilecfg", 1, ()), _emits("tilerelease", 0, ())
+    for i in range(8):
+        store_i16(config + _ROW_BYTES + 2 * i, 64)
+        store_i8(config + _ROWS + i, 16)
+    configure(config)
 
 
 def clear_tile(i):

@@ -7,9 +7,9 @@ panel [K / 32][16 pairs of columns][16 rows][2], of a block [K / 32][TOKENS][32]
 import numpy as np
 
 from rocforge.cpu import decode
-from rocforge.cpu.amx import CONFIG_BYTES, begin_shapes, clear_tile, configure, dot_tiles, load_tile, release, set_shape, store_tile
+from rocforge.cpu.amx import CONFIG_BYTES, clear_tile, configure_whole, dot_tiles, load_tile, release, store_tile
 from rocforge.cpu.decode import HALF, MINS, RAW_BYTES, SCALES, STRIP_BYTES, VALUES
-from rocforge.cpu.epilogue import finish, finish_16
+from rocforge.cpu.epilogue import finish_panel
 from rocforge.cpu.isa import fma, heap, heap_free, load, load_f32, splat, stack, store, zero
 from rocforge.cpu.lanes import ROWS, float_bits, load_signed, store_high_halves, to_f32
 from rocforge.cpu.layout import TOKENS, bfloats_bytes
@@ -26,7 +26,6 @@ PANELS_BYTES = 1 << 20
 fused, load_lanes, store_lanes, spread = fma(16), load(16, "f32"), store(16, "f32"), splat(16, "f32")
 load_words, store_words, zero_words = load(16, "i32"), store(16, "i32"), zero(16, "i32")
 _raw, _strips, _sums, _config = stack(RAW_BYTES), stack(8 * STRIP_BYTES), stack(4 * TILE_BYTES), stack(CONFIG_BYTES)
-
 
 
 @inline
@@ -102,14 +101,6 @@ store_0, store_1, store_2, store_3 = store_tile(0), store_tile(1), store_tile(2)
 
 
 @inline
-def configure_tiles(config):
-    begin_shapes(config)
-    for i in range(8):
-        set_shape(config, i, 16, 64)
-    configure(config)
-
-
-@inline
 def multiply(sums, panel, next_panel, x, K):
     """sums, float32 [2 panels][TOKENS][16 rows], = a block times two panels."""
     clear_0()
@@ -137,7 +128,7 @@ def tiles(args, tid, team, unpack, layout):
     # A matrix with fewer rows than a panel goes row by row, each filling all lanes.
     rows, stride = (ROWS, K // layout.block * layout.block_bytes) if N >= ROWS else (1, 0)
     raw, strips, sums, config, panel_bytes = _raw(), _strips(), _sums(), _config(), K // COLUMNS * TILE_BYTES
-    configure_tiles(config)
+    configure_whole(config)
     at_once = max(2, PANELS_BYTES // panel_bytes // 2 * 2)
     memory = heap(at_once * panel_bytes + 64)
     unpacked = (memory + 63) // 64 * 64
@@ -158,16 +149,10 @@ def tiles(args, tid, team, unpack, layout):
                 panel = unpacked + p * panel_bytes
                 multiply(sums, panel, panel + (both - 1) * panel_bytes, x + 2 * K * t0, K)
                 for q in range(both):
-                    n0 = (first + p + q) * rows
-                    top = min(n0, N - rows)
                     for t in range(min(TOKENS, T - t0)):
                         at = sums + 64 * (TOKENS * q + t)
-                        if n0 == top and rows == ROWS:
-                            finish_16(load_lanes(at), bias, residual, out, t0 + t, n0, residual_stride, out_stride)
-                            continue
-                        for n in range(n0, min(n0 + rows, N)):
-                            value = load_f32(at + 4 * (n - top))
-                            finish(value, bias, residual, out, t0 + t, n, residual_stride, out_stride)
+                        n0 = (first + p + q) * rows
+                        finish_panel(load_lanes(at), at, bias, residual, out, t0 + t, n0, rows, N, residual_stride, out_stride)
         item += n_panels
     heap_free(memory)
     release()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from rocforge.cpu.amx import CONFIG_BYTES, begin_shapes, configure, dot_tiles, has_tiles, release, set_shape
+from rocforge.cpu.amx import CONFIG_BYTES, configure_whole, dot_tiles, has_tiles, release
 from rocforge.cpu.dots import add_word_small, has_registers
 from rocforge.cpu.isa import fma, load, stack, store, store_i64, zero
 from rocforge.cpu.threads import aligned, inline, kernel, launch, share, words
@@ -102,10 +102,7 @@ def multiply_bytes(args, tid, team):
     if tid == 0:
         store_i64(out, team)
     if has_tiles() != 0:
-        begin_shapes(config)
-        for i in range(8):
-            set_shape(config, i, 16, 64)
-        configure(config)
+        configure_whole(config)
         for _ in range(TILE_PRODUCTS // 4):
             tiles0()
             tiles1()

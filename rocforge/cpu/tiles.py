@@ -9,7 +9,7 @@ import numpy as np
 from rocforge.cpu import decode
 from rocforge.cpu.decode import HALF, MINS, RAW_BYTES, SCALES, STRIP_BYTES
 from rocforge.cpu.dots import add_word, add_word_small, has_registers
-from rocforge.cpu.epilogue import finish, finish_16
+from rocforge.cpu.epilogue import finish_panel
 from rocforge.cpu.isa import (
     fma,
     heap,
@@ -305,17 +305,9 @@ def tiles(args, tid, team, unpack, add, layout):
             whole_count = filled(count)
             for p in range(n_panels):
                 all_sums(acc, strips + p * panel_bytes, records + x_bytes * t0, K, whole_count, add, layout)
-                n0 = (first + p) * rows
-                top = min(n0, N - rows)
                 for t in range(count):
-                    total = folded(acc + 64 * t)
-                    if n0 == top and rows == ROWS:
-                        finish_16(total, bias, residual, out, t0 + t, n0, residual_stride, out_stride)
-                        continue
-                    store_lanes(acc, total)  # over the first token's
-                    for n in range(n0, min(n0 + rows, N)):
-                        value = load_f32(acc + 4 * (n - top))
-                        finish(value, bias, residual, out, t0 + t, n, residual_stride, out_stride)
+                    # Over the first token's sums, which are not needed any more.
+                    finish_panel(folded(acc + 64 * t), acc, bias, residual, out, t0 + t, (first + p) * rows, rows, N, residual_stride, out_stride)
         item += n_panels
     heap_free(memory)
 
