@@ -163,44 +163,44 @@ _call = instruction(None, (types.int64, types.int64, types.intp, types.intp), _e
 # Looks of a waiting thread before it sleeps: some 100 microseconds, more than the others' shares of a launch
 # differ by (with a fifth of them decoding loses 13 %, for waking takes as long). Another process may hold a
 # core for milliseconds: one that is left idle meanwhile lets the system bring the thread there that all wait for.
-# Every so many looks the core is offered to others: the thread that is waited for may want this very one.
+# Every so many looks the core is offered to a thread of the team that was seen on it, and to nobody else: another
+# process would keep it for milliseconds (of the built-in model's speed a thirtieth was left).
 _SPINS, _YIELD_EVERY = 100000, 2000
 
 # A team's memory: the barrier's counter and how many sleep, the job, and for each thread a semaphore (POSIX: 32
-# bytes at the most) and the core that it began the last job on, each on cache lines of its own.
+# bytes at the most) and the core that it was on at the last barrier, each on cache lines of its own.
 _COUNTER, _SLEEPERS, _TABLE, _LENGTH, _START, _QUIT, _SEMAPHORES, _LINE = 0, 64, 128, 136, 144, 152, 192, 64
 _CORE = _SEMAPHORES + 48
 
 
 @inline
-def _part(state, tid):
-    """Go to a core of one's own if this is another thread's. A system wakes a thread where the one is that wakes it,
-    and takes tens of milliseconds to part them; the thread stays free to move."""
+def _is_shared(state, tid, n):
+    """Whether another of the first n threads was on this core when it last came to a barrier."""
     core = core_of_this()
-    taken = 0
-    for other in range(tid):
-        taken += load_i64(state + _CORE + _LINE * other) == core
-    if taken > 0 and 0 <= core < 8 * MASK_BYTES:
-        free, all_cores = other_mask(), mask()
-        if get_cores(all_cores) == 0:
-            left = 0
-            for i in range(0, MASK_BYTES, 8):
-                store_i64(free + i, load_i64(all_cores + i))
-            for other in range(tid):
-                held = load_i64(state + _CORE + _LINE * other)
-                if 0 <= held < 8 * MASK_BYTES:
-                    at = free + held // 64 * 8
-                    store_i64(at, load_i64(at) & ~(1 << held % 64))
-            for i in range(0, MASK_BYTES, 8):
-                left |= load_i64(free + i)
-            if left != 0 and set_cores(free) == 0:
-                set_cores(all_cores)
-                core = core_of_this()
-    store_i64(state + _CORE + _LINE * tid, core)
+    for other in range(n):
+        if other != tid and load_i64(state + _CORE + _LINE * other) == core:
+            return True
+    return False
 
 
 @inline
-def _await(state, target):
+def _part(state, tid):
+    """Leave a core that a thread before this one is on. A system wakes a thread where the one is that wakes it, and takes
+    tens of milliseconds to part them; the thread stays free to move."""
+    core, all_cores, others = core_of_this(), mask(), other_mask()
+    if 0 <= core < 8 * MASK_BYTES and _is_shared(state, tid, tid) and get_cores(all_cores) == 0:
+        left, own = 0, core // 64 * 8
+        for i in range(0, MASK_BYTES, 8):
+            word = load_i64(all_cores + i) & (~(1 << core % 64) if i == own else -1)
+            store_i64(others + i, word)
+            left |= word
+        if left != 0 and set_cores(others) == 0:
+            set_cores(all_cores)
+    store_i64(state + _CORE + _LINE * tid, core_of_this())
+
+
+@inline
+def _await(state, target, tid, team):
     """Returns when the counter has come to the target. Who brings it there wakes those that sleep.
 
     A sleeper is counted before it looks at the counter a last time, and the system lets it sleep only
@@ -209,7 +209,7 @@ def _await(state, target):
     for i in range(_SPINS):
         if read(state + _COUNTER) >= target:
             return
-        if i % _YIELD_EVERY == _YIELD_EVERY - 1:
+        if i % _YIELD_EVERY == _YIELD_EVERY - 1 and _is_shared(state, tid, team):
             give_way()
     add(state + _SLEEPERS, 1)
     seen = read(state + _COUNTER)
@@ -225,12 +225,13 @@ def _walk(state, tid, team):
     table, start = load_i64(state + _TABLE), load_i64(state + _START)
     for i in range(load_i64(state + _LENGTH)):
         _call(load_i64(table + 16 * i), load_i64(table + 16 * i + 8), tid, team)
+        store_i64(state + _CORE + _LINE * tid, core_of_this())
         target = start + team * (i + 1)
         if add(state + _COUNTER, 1) + 1 == target:
             if read(state + _SLEEPERS) != 0:
                 futex(state + _COUNTER, FUTEX_WAKE, EVERYBODY)
         else:
-            _await(state, target)
+            _await(state, target, tid, team)
 
 
 def _lead(state, table, length, team):
