@@ -31,8 +31,9 @@ from rocforge.cpu.isa import (
 )
 from rocforge.cpu.lanes import store_columns
 from rocforge.cpu.product import add_product
+from rocforge.cpu.quantize import quantize_block
 from rocforge.cpu.threads import inline, kernel, launch, real, words
-from rocforge.gguf.formats import Q8_BLOCK, Q8Cache
+from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8Cache
 
 BYTES16 = ir.VectorType(ELEMENT["i8"], 16)
 # address of 16 signed bytes -> them as float32
@@ -169,8 +170,8 @@ def run_of(t, stop, positions, sequences):
 
 @kernel
 def attend(args, tid, team):
-    (qkv, positions, sequences, page_table, k_cache, k_scales, v_cache, v_scales, out,
-     T, P, H, G, D, width, stride, window, scale) = words(args, 18)  # fmt: skip
+    (qkv, positions, sequences, page_table, k_cache, k_scales, v_cache, v_scales, out, out_scales, out_sums,
+     T, P, H, G, D, width, stride, window, scale) = words(args, 20)  # fmt: skip
     group, page_values, padded = H // G, PAGE * D, (D + 15) // 16 * 16
     # Where there are fewer kv-heads and tokens than threads, threads share the heads of a group.
     parts = min(group, (team + T * G - 1) // (T * G))
@@ -219,8 +220,14 @@ def attend(args, tid, team):
                     states + STATE * r, acc + 4 * padded * r,
                 )  # fmt: skip
             for r in range(tokens * heads):
-                to = out + 4 * D * (H * (t + r // heads) + head + r % heads)
-                scale_values(acc + 4 * padded * r, f32(1) / fold16(load16(states + STATE * r)), to, D)
+                sums, at = acc + 4 * padded * r, D * (H * (t + r // heads) + head + r % heads)
+                inverse = f32(1) / fold16(load16(states + STATE * r))
+                if out_scales == 0:
+                    scale_values(sums, inverse, out + 4 * at, D)
+                else:
+                    scale_values(sums, inverse, sums, D)
+                    for block in range(D // Q8_BLOCK):
+                        quantize_block(sums, out + at, out_scales + at // 8, out_sums + at // 8, block)
         t += tokens
     heap_free(memory)
 
@@ -232,7 +239,7 @@ def attention(
     page_table: np.ndarray,
     k_cache: "np.ndarray | Q8Cache",
     v_cache: "np.ndarray | Q8Cache",
-    out: np.ndarray,
+    out: "np.ndarray | Q8",
     *,
     heads: int,
     kv_heads: int,
@@ -244,7 +251,7 @@ def attention(
 
     p = positions[t]; window 0 begins at 0. Head h reads kv-head h // (H/G). q is the first H*D
     columns of qkv; k_cache, v_cache [pages, G, PAGE, D] in float32 or float16, or a Q8Cache; out float32
-    [T, H*D]. A token with p < 0 is padding: its row of out may become anything, and no other's.
+    [T, H*D], or a Q8 (D a multiple of 32): float32 results, then quantised. A token with p < 0 is padding: its row of out may become anything, and no other's.
     Pages ascend and each is folded in by the online softmax (Milakov and Gimelshein, arXiv
     1805.02867), each element of a product is a sum in one order: so the bits for a token depend on
     nothing else in the step.
@@ -255,6 +262,8 @@ def attention(
     if k.scales is not None:
         blocks = (*k.values.shape[:3], head_dim // Q8_BLOCK)
         assert head_dim % Q8_BLOCK == 0 and k.scales.shape == v.scales.shape == blocks, (k.scales.shape, blocks)
-    assert out.flags.c_contiguous, out.strides
+    outs = out if isinstance(out, Q8) else (out, None, None)
+    assert all(part is None or part.flags.c_contiguous for part in outs), outs
+    assert outs[1] is None or head_dim % Q8_BLOCK == 0, head_dim
     sizes = (len(qkv), page_table.shape[1], heads, kv_heads, head_dim, k.values.itemsize, qkv.strides[0] // 4)
-    launch(attend, qkv, positions, sequences, page_table, *k, *v, out, *sizes, window, scale)
+    launch(attend, qkv, positions, sequences, page_table, *k, *v, *outs, *sizes, window, scale)

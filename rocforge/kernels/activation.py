@@ -8,6 +8,7 @@ import triton.language as tl
 
 from rocforge.gguf.formats import Q8
 from rocforge.kernels import tuning
+from rocforge.kernels.early import wait
 from rocforge.kernels.launch import launch
 from rocforge.kernels.quantize import store_q8
 
@@ -36,8 +37,9 @@ def silu(x):
 
 
 @triton.jit
-def swiglu_f32(x, out, F, BF: tl.constexpr):
+def swiglu_f32(x, out, F, BF: tl.constexpr, EARLY: tl.constexpr):
     """Program (t, i): values i * BF .. of row t."""
+    wait(EARLY)
     t, f = tl.program_id(0).to(tl.int64), tl.program_id(1) * BF + tl.arange(0, BF)
     row = x + t * 2 * F
     gate, up = tl.load(row + f, mask=f < F, other=0), tl.load(row + F + f, mask=f < F, other=0)
@@ -45,8 +47,9 @@ def swiglu_f32(x, out, F, BF: tl.constexpr):
 
 
 @triton.jit
-def swiglu_q8(x, values, scales, sums, F, BB: tl.constexpr):
+def swiglu_q8(x, values, scales, sums, F, BB: tl.constexpr, EARLY: tl.constexpr):
     """Program (t, i): blocks i * BB .. of row t."""
+    wait(EARLY)
     t, first = tl.program_id(0).to(tl.int64), tl.program_id(1) * BB
     f = (first + tl.arange(0, BB))[:, None] * 32 + tl.arange(0, 32)[None, :]
     row = x + t * 2 * F

@@ -10,12 +10,13 @@ import torch
 import triton
 import triton.language as tl
 
-from rocforge.gguf.formats import Q8_BLOCK, Q8Cache
+from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8Cache
 from rocforge.kernels import target, tuning
 from rocforge.kernels.attention_block import (
     NEVER,
     Tiles,
     cache_format,
+    float_out,
     is_seen,
     load_pages,
     load_queries,
@@ -25,6 +26,7 @@ from rocforge.kernels.attention_block import (
 )
 from rocforge.kernels.attention_decode import DECODE, decode
 from rocforge.kernels.attention_lanes import attend
+from rocforge.kernels.early import wait
 from rocforge.kernels.launch import launch
 
 PAGE = 32
@@ -87,13 +89,14 @@ def fold_in(scores, factor, v, m, l, acc):
 def attend_tile(
     qkv, positions, sequences, page_table, k_values, k_scales, v_values, v_scales, out, T, P, G, qkv_stride, scale,
     WINDOW: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, PAGE: tl.constexpr,
-    ROWS: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr, PEELS: tl.constexpr,
+    ROWS: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr, PEELS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Program (g, i): the heads of kv-head g, for the i-th last tile of BT tokens; one run of a sequence after the other.
 
     Late tiles see the most keys, so they come first: short ones fill up the end. Rows of other runs
     are computed along, and not stored.
     """
+    wait(EARLY)
     g, start = tl.program_id(0), (tl.num_programs(1) - 1 - tl.program_id(1)) * BT
     end = tl.minimum(start + BT, T)
     r, d = tl.arange(0, ROWS), tl.arange(0, BD)
@@ -148,17 +151,18 @@ def attend_tile(
         at = next
 
 
-def prefill(inputs: tuple, sizes: tuple, shape: dict[str, Any]) -> None:
+def prefill(inputs: tuple, out: "torch.Tensor | Q8", sizes: tuple, shape: dict[str, Any]) -> None:
     """attention() of many tokens on the matrix units: caches in halves or Q8."""
-    T, (_, G, *_), GROUP = len(inputs[-1]), sizes, shape["GROUP"]
+    T, (_, G, *_), GROUP = len(inputs[0]), sizes, shape["GROUP"]
     tile = tile_of(PREFILL, inputs[4].itemsize, shape["BD"])
     tile = tuning.tile(attend_tile, tile, cache_format(inputs[4]), (shape["D"], GROUP, G), T)
     rows = max(tile.ROWS, triton.next_power_of_2(GROUP))
     tokens = rows // GROUP
-    launch(
-        attend_tile, (G, triton.cdiv(T, tokens)), *inputs, T, *sizes, **shape, ROWS=rows, BT=tokens, BN=tile.BN,
-        PEELS=tile.peels, num_warps=tile.num_warps, num_stages=tile.num_stages,
-    )  # fmt: skip
+    with float_out(out, inputs[0]) as floats:
+        launch(
+            attend_tile, (G, triton.cdiv(T, tokens)), *inputs, floats, T, *sizes, **shape, ROWS=rows, BT=tokens, BN=tile.BN,
+            PEELS=tile.peels, num_warps=tile.num_warps, num_stages=tile.num_stages,
+        )  # fmt: skip
 
 
 def attention(
@@ -168,7 +172,7 @@ def attention(
     page_table: torch.Tensor,
     k_cache: "torch.Tensor | Q8Cache",
     v_cache: "torch.Tensor | Q8Cache",
-    out: torch.Tensor,
+    out: "torch.Tensor | Q8",
     *,
     heads: int,
     kv_heads: int,
@@ -180,7 +184,7 @@ def attention(
 
     p = positions[t]; window 0 begins at 0. Head h reads kv-head h // (H/G). q is the first H*D
     columns of qkv; k_cache, v_cache [pages, G, PAGE, D] in float32 or float16, or a Q8Cache; out float32
-    [T, H*D]. A sequence's tokens follow each other. With half or Q8 caches, products are of float16,
+    [T, H*D], or a Q8 (D a multiple of 32): float32 results, then quantised. A sequence's tokens follow each other. With half or Q8 caches, products are of float16,
     their sums float32. A token with p < 0 is padding: its row of out is zeros, whatever its q.
     """
     T, P = len(qkv), page_table.shape[1]
@@ -191,12 +195,14 @@ def attention(
     if k.scales is not None:
         blocks = (*shape[:3], head_dim // Q8_BLOCK)
         assert head_dim % Q8_BLOCK == 0 and k.scales.shape == v.scales.shape == blocks, (k.scales.shape, v.scales.shape)
-    assert all(part is None or part.is_contiguous() for part in (*k, *v, out, page_table))
+    outs = out if isinstance(out, Q8) else (out,)
+    assert all(part is None or part.is_contiguous() for part in (*k, *v, *outs, page_table))
     assert qkv.shape[1] >= heads * head_dim and qkv.stride(1) == 1, (qkv.shape, qkv.stride())
-    assert out.shape == (T, heads * head_dim) and out.dtype == torch.float32, (out.shape, out.dtype, T)
+    assert outs[0].shape == (T, heads * head_dim), (outs[0].shape, T)
+    assert out.dtype == torch.float32 if len(outs) == 1 else head_dim % Q8_BLOCK == 0, (outs[0].dtype, head_dim)
     assert head_dim <= 256, head_dim
     assert heads % kv_heads == 0 and scale > 0 and window >= 0, (heads, kv_heads, scale, window)
-    inputs = (qkv, positions, sequences, page_table, *k, *v, out)
+    inputs = (qkv, positions, sequences, page_table, *k, *v)
     sizes = (P, kv_heads, qkv.stride(0), scale)
     shape = {
         "WINDOW": window, "GROUP": heads // kv_heads, "D": head_dim, "BD": max(16, triton.next_power_of_2(head_dim)),
@@ -206,11 +212,11 @@ def attention(
     # Rows that are no multiple of 16 bytes load element by element: matrix units would wait for them, and
     # a mask for each element would take more scalar registers than there are.
     if k.values.dtype == torch.float32 or (at.backend == "hip" and not at.matrix) or head_dim % 8:
-        attend(inputs, sizes, shape)
+        attend(inputs, out, sizes, shape)
     # A step of decode may be padded to a power of two.
     elif T > triton.next_power_of_2(len(page_table)):
-        prefill(inputs, sizes, shape)
+        prefill(inputs, out, sizes, shape)
     elif tile_of(DECODE, k.values.itemsize, shape["BD"]):
-        decode(inputs, sizes, shape)
+        decode(inputs, out, sizes, shape)
     else:
-        attend(inputs, sizes, shape)
+        attend(inputs, out, sizes, shape)

@@ -5,14 +5,18 @@ Rows are queries: a token's heads of one kv-head. Softmax is online (Milakov and
 2^(score - m), and `acc`, the values in these weights.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import torch
 import triton
 import triton.language as tl
 
+from rocforge.gguf.formats import Q8
 from rocforge.kernels import target
+from rocforge.kernels.launch import scratch
+from rocforge.kernels.quantize import quantize
 
 Tile = TypeVar("Tile")
 # Tiles by the target's family, or by the first letters of an architecture that differs from its
@@ -34,6 +38,17 @@ def tile_of(tiles: Tiles, itemsize: int, BD: int) -> Tile:
 def cache_format(values: torch.Tensor) -> str:
     """f16, f32 or q8_0: what tiles of attention are kept under."""
     return {torch.float16: "f16", torch.float32: "f32", torch.int8: "q8_0"}[values.dtype]
+
+
+@contextlib.contextmanager
+def float_out(out: "torch.Tensor | Q8", like: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Where a kernel that writes float32 writes to; at the end it is quantised if `out` is in 8 bits."""
+    if isinstance(out, Q8):
+        floats = scratch("attended", tuple(out.values.shape), torch.float32, like)
+        yield floats
+        quantize(floats, out)
+    else:
+        yield out
 
 
 @triton.jit

@@ -14,11 +14,13 @@ import torch
 import triton
 import triton.language as tl
 
+from rocforge.gguf.formats import Q8
 from rocforge.kernels import target, tuning
 from rocforge.kernels.attention_block import (
     NEVER,
     Tiles,
     cache_format,
+    float_out,
     is_seen,
     load_pages,
     load_queries,
@@ -27,7 +29,9 @@ from rocforge.kernels.attention_block import (
     share_of,
     tile_of,
 )
+from rocforge.kernels.early import wait
 from rocforge.kernels.launch import launch, scratch
+from rocforge.kernels.quantize import store_q8
 
 
 class DecodeTile(NamedTuple):
@@ -69,8 +73,8 @@ PROGRAMS: dict[str, int] = {"nvidia": 264, "cdna": 608, "rdna": 192, "interprete
 MAX_SPLITS = 128
 # Columns of a matrix product at the least.
 LEAST = 16
-# Parts that the second kernel joins a step, and its warps.
-BS, JOIN_WARPS = 64, 8
+# Parts that the second kernel joins a step at the most, and values of them that one of its warps has.
+MOST_PARTS, JOIN_VALUES = 64, 1024
 
 
 @triton.jit(do_not_specialize=["P"])
@@ -78,12 +82,13 @@ def attend_split(
     qkv, positions, sequences, page_table, k_values, k_scales, v_values, v_scales, out, part_acc, part_m, part_l,
     P, G, qkv_stride, scale,
     WINDOW: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, PAGE: tl.constexpr,
-    ROWS: tl.constexpr, BN: tl.constexpr,
+    ROWS: tl.constexpr, BN: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Program (t, g, i): token t, the heads of kv-head g, the i-th share of its blocks of BN keys.
 
     Without part_acc [T, H, splits, D], part_m and part_l [T, H, splits] there is one share, and out is written.
     """
+    wait(EARLY)
     t, g, split, splits = tl.program_id(0), tl.program_id(1), tl.program_id(2), tl.num_programs(2)
     r, d = tl.arange(0, ROWS), tl.arange(0, BD)
     head = g * GROUP + r
@@ -129,8 +134,12 @@ def attend_split(
 
 
 @triton.jit(do_not_specialize=["splits"])
-def join_splits(part_acc, part_m, part_l, out, splits, D: tl.constexpr, BD: tl.constexpr, BS: tl.constexpr):
-    """Program r: a token and head, row r of out [T * H, D]; the formula at the top of the file."""
+def join_splits(
+    part_acc, part_m, part_l, out, out_scales, out_sums, splits, D: tl.constexpr, BD: tl.constexpr, BS: tl.constexpr,
+    EARLY: tl.constexpr,
+):  # fmt: skip
+    """Program r: a token and head, row r of out [T * H, D]; the formula at the top of the file. With scales and sums: in 8 bits."""
+    wait(EARLY)
     row, d = tl.program_id(0).to(tl.int64), tl.arange(0, BD)
     m = tl.full((BS,), NEVER, tl.float32)
     l = tl.zeros((BS,), tl.float32)
@@ -149,34 +158,46 @@ def join_splits(part_acc, part_m, part_l, out, splits, D: tl.constexpr, BD: tl.c
         m = largest
     weight = tl.exp2(m - tl.max(m, 0))
     l, acc = tl.sum(l * weight, 0), tl.sum(acc * weight[:, None], 0)
-    tl.store(out + row * D + d, acc / tl.where(l == 0, 1, l), mask=d < D)
+    acc /= tl.where(l == 0, 1, l)
+    if out_scales is None:
+        tl.store(out + row * D + d, acc, mask=d < D)
+    else:
+        blocks: tl.constexpr = D // 32
+        acc = tl.reshape(acc, (BD // 32, 32))
+        store_q8(acc, out + row * D, out_scales + row * blocks, out_sums + row * 2 * blocks, 0, blocks, BD // 32)
 
 
-def launch_splits(kernel, programs: int, BN: int, inputs: tuple, sizes: tuple, shape: dict[str, Any], **options) -> None:
+def launch_splits(
+    kernel, programs: int, BN: int, inputs: tuple, out: "torch.Tensor | Q8", sizes: tuple, shape: dict[str, Any], **options
+) -> None:
     """Launch `kernel` over (T, programs, splits), and join_splits where there is more than one split.
 
     `inputs`, `sizes` and `shape` are what attention() makes of its arguments.
     """
-    out, (P, G, *_) = inputs[-1], sizes
-    T, H = len(out), G * shape["GROUP"]
+    P, G, *_ = sizes
+    T, H, D, BD = len(inputs[0]), G * shape["GROUP"], shape["D"], shape["BD"]
     # What fills the device, but a block of keys each.
     splits = PROGRAMS[target.current().family] // (T * programs)
     splits = max(1, min(splits, triton.cdiv(P * shape["PAGE"], BN), MAX_SPLITS))
-    parts = [None] * 3
-    if splits > 1:
-        shapes = {"attention_acc": (T, H, splits, shape["D"]), "attention_m": (T, H, splits), "attention_l": (T, H, splits)}
-        parts = [scratch(tag, size, torch.float32, out) for tag, size in shapes.items()]
-    launch(kernel, (T, programs, splits), *inputs, *parts, *sizes, **shape, BN=BN, **options)
-    if splits > 1:
-        launch(join_splits, (T * H,), *parts, out, splits, num_warps=JOIN_WARPS, D=shape["D"], BD=shape["BD"], BS=BS)
+    if splits == 1:
+        with float_out(out, inputs[0]) as floats:
+            launch(kernel, (T, programs, 1), *inputs, floats, None, None, None, *sizes, **shape, BN=BN, **options)
+        return
+    shapes = {"attention_acc": (T, H, splits, D), "attention_m": (T, H, splits), "attention_l": (T, H, splits)}
+    parts = [scratch(tag, size, torch.float32, inputs[0]) for tag, size in shapes.items()]
+    launch(kernel, (T, programs, splits), *inputs, parts[0], *parts, *sizes, **shape, BN=BN, **options)
+    BS = min(MOST_PARTS, triton.next_power_of_2(splits))
+    joined = out if isinstance(out, Q8) else (out, None, None)
+    warps = max(1, BS * BD // JOIN_VALUES)
+    launch(join_splits, (T * H,), *parts, *joined, splits, num_warps=warps, fuses=False, D=D, BD=BD, BS=BS)
 
 
-def decode(inputs: tuple, sizes: tuple, shape: dict[str, Any]) -> None:
+def decode(inputs: tuple, out: "torch.Tensor | Q8", sizes: tuple, shape: dict[str, Any]) -> None:
     """attention() of few tokens on the matrix units: caches in halves or Q8."""
     _, G, *_ = sizes
     tile = tile_of(DECODE, inputs[4].itemsize, shape["BD"])
-    tile = tuning.tile(attend_split, tile, cache_format(inputs[4]), (shape["D"], shape["GROUP"], G), len(inputs[-1]))
+    tile = tuning.tile(attend_split, tile, cache_format(inputs[4]), (shape["D"], shape["GROUP"], G), len(inputs[0]))
     launch_splits(
-        attend_split, G, tile.BN, inputs, sizes, shape, ROWS=max(LEAST, triton.next_power_of_2(shape["GROUP"])),
+        attend_split, G, tile.BN, inputs, out, sizes, shape, ROWS=max(LEAST, triton.next_power_of_2(shape["GROUP"])),
         num_warps=tile.num_warps, num_stages=tile.num_stages,
     )  # fmt: skip

@@ -11,9 +11,11 @@ import torch
 import triton
 import triton.language as tl
 
+from rocforge.gguf.formats import Q8
 from rocforge.kernels import target, tuning
 from rocforge.kernels.attention_block import LOG2_E, NEVER, cache_format, is_seen, load_pages, load_rows, rows_of, share_of
 from rocforge.kernels.attention_decode import launch_splits
+from rocforge.kernels.early import wait
 
 
 class LanesTile(NamedTuple):
@@ -41,12 +43,13 @@ def attend_lanes(
     qkv, positions, sequences, page_table, k_values, k_scales, v_values, v_scales, out, part_acc, part_m, part_l,
     P, G, qkv_stride, scale,
     WINDOW: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, PAGE: tl.constexpr,
-    HEADS: tl.constexpr, BN: tl.constexpr,
+    HEADS: tl.constexpr, BN: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Program (t, j, i): token t, the j-th HEADS heads (those of a kv-head follow each other), its i-th share of blocks.
 
     Without part_acc [T, H, splits, D], part_m and part_l [T, H, splits] there is one share, and out is written.
     """
+    wait(EARLY)
     PARTS: tl.constexpr = (GROUP + HEADS - 1) // HEADS
     t, split, splits = tl.program_id(0), tl.program_id(2), tl.num_programs(2)
     g, part = tl.program_id(1) // PARTS, tl.program_id(1) % PARTS
@@ -99,15 +102,15 @@ def attend_lanes(
             tl.store(part_acc + row * D + d, values, mask=mask)
 
 
-def attend(inputs: tuple, sizes: tuple, shape: dict[str, Any]) -> None:
+def attend(inputs: tuple, out: "torch.Tensor | Q8", sizes: tuple, shape: dict[str, Any]) -> None:
     """attention() of any cache and any number of tokens."""
     GROUP, k_values, (_, G, *_) = shape["GROUP"], inputs[4], sizes
-    tile = tuning.tile(attend_lanes, lanes_tile(), cache_format(k_values), (shape["D"], GROUP, G), len(inputs[-1]))
+    tile = tuning.tile(attend_lanes, lanes_tile(), cache_format(k_values), (shape["D"], GROUP, G), len(inputs[0]))
     parts = triton.cdiv(GROUP, tile.heads)
     elements = tile.elements * target.current().lanes * tile.num_warps * (2 if k_values.dtype == torch.int8 else 1)
     # A row of a head for each warp at the least: no sum over a row then crosses warps.
     BN = min(max(elements // shape["BD"], tile.num_warps), 4 * shape["PAGE"])
     launch_splits(
-        attend_lanes, G * parts, BN, inputs, sizes, shape,
+        attend_lanes, G * parts, BN, inputs, out, sizes, shape,
         HEADS=triton.cdiv(GROUP, parts), num_warps=tile.num_warps, num_stages=1,
     )  # fmt: skip

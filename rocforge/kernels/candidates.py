@@ -22,7 +22,7 @@ SUMS = 128
 
 _AROUND = (0.5, 1, 2)
 FACTORS: dict[str, dict[str, tuple[float, ...]]] = {
-    "gemv_blocks": {"BN": _AROUND, "BU": _AROUND, "num_warps": (1, 2, 4)},
+    "gemv_blocks": {"BN": _AROUND, "BU": (0.5, 1), "num_warps": _AROUND, "programs": (0.5, 0.75, 1, 1.25, 1.5)},
     "gemv_floats": {"BN": _AROUND, "BK": (0.5, 1, 2, 4), "num_warps": (1, 2, 4)},
     "gemm_blocks": {"BT": (0.5, 1), "BN": _AROUND, "BU": (0.5, 1, 2), "num_warps": (0.5, 1)},
     "gemm_floats": {"BT": (0.5, 1), "BN": _AROUND, "num_warps": (0.5, 1), "num_stages": (1, 2)},
@@ -46,10 +46,11 @@ def _lanes(target: Target, tile: Any) -> int:
 
 
 def _gemv_blocks(tile: Any, key: Key, target: Target) -> bool:
-    """Each lane has a unit at the least, and sums of eight rows and tokens at the most."""
-    N, K = key.shape
-    sums = tile.BN * tile.BU * triton.next_power_of_2(key.tokens) / _lanes(target, tile)
-    return tile.BU <= max(32, triton.next_power_of_2(-(-K // UNIT))) and 1 <= sums <= 16 and tile.BN * tile.BU >= _lanes(target, tile)
+    """Each lane has a unit at the least, and sums of 16 rows and tokens at the most; of several tokens a step has no
+    whole row (gemv.tile)."""
+    U, BT = triton.next_power_of_2(-(-key.shape[1] // UNIT)), triton.next_power_of_2(key.tokens)
+    units = tile.BN * tile.BU / _lanes(target, tile)
+    return tile.BU <= (U if BT == 1 else max(1, U // 2)) and 1 <= units and units * BT <= 16
 
 
 def _gemv_floats(tile: Any, key: Key, target: Target) -> bool:

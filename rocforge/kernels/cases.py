@@ -113,6 +113,8 @@ def _calls(every: bool) -> Iterator[tuple[str, str, Callable[[], None]]]:
             for tokens, group in ((1, 4), (T, 4), (1, 1), (T, 7)) if every else ((1, 4), (T, 7)):
                 for window in (0, 1024) if every and (D, group) == (128, 4) else (0,):
                     yield "attention", kv, lambda a=(kv, D, tokens, group, window): _attention(*a)
+                if D % Q8_BLOCK == 0 and (tokens, group) == (1, 4):
+                    yield "attention", kv, lambda a=(kv, D, tokens, group, 0): _attention(*a, quantized=True)
 
 
 def _linear(format: Format, every: bool) -> Iterator[tuple[str, str, Callable[[], None]]]:
@@ -142,9 +144,10 @@ def _rope_store(kv: str, D: int, layout_name: str, norms: bool) -> None:
     )  # fmt: skip
 
 
-def _attention(kv: str, D: int, T: int, group: int, window: int) -> None:
+def _attention(kv: str, D: int, T: int, group: int, window: int, quantized: bool = False) -> None:
     G = 8
+    out = _q8(T, group * G * D) if quantized else _meta(T, group * G * D)
     attention(
-        _meta(T, (group + 2) * G * D), _ints(T), _ints(T), _ints(9, 256), *_caches(kv, G, D), _meta(T, group * G * D),
+        _meta(T, (group + 2) * G * D), _ints(T), _ints(T), _ints(9, 256), *_caches(kv, G, D), out,
         heads=group * G, kv_heads=G, head_dim=D, scale=D**-0.5, window=window,
     )  # fmt: skip

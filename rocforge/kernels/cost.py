@@ -16,10 +16,8 @@ A step is the code's largest loop that has no loop within it; the rest of the co
 in memory (spills), or more shared memory than there is, is infinite.
 
 The model ranks tiles of one kernel; it is no forecast of times. LATENCY_S and OVERLAP are assumptions.
-Sources: waves, registers and LDS by LLVM's AMDGPU guide (llvm.org/docs/AMDGPUUsage.html); CUs and LDS
-by AMD's table of GPU specifications (rocm.docs.amd.com, reference/gpu-specs); bandwidth, clock and peaks
-by AMD's product pages; cycles of an instruction and 64 bytes a clock from the vector cache by AMD's CDNA and RDNA
-white papers.
+Sources: waves, registers and LDS by LLVM's AMDGPU guide (llvm.org/docs/AMDGPUUsage.html); cards by cards.py; cycles
+of an instruction and 64 bytes a clock from the vector cache by AMD's CDNA and RDNA white papers.
 """
 
 import math
@@ -27,49 +25,12 @@ from dataclasses import dataclass
 
 from rocforge.gguf.formats import BY_NAME
 from rocforge.kernels import layout
+from rocforge.kernels.cards import CARDS
 from rocforge.kernels.inspect import Loop, Row
 from rocforge.kernels.launch import Launch
 from rocforge.kernels.target import Target
 from rocforge.probe.tuned import Key
 
-
-@dataclass(frozen=True)
-class Card:
-    """The largest card of a target. Bandwidth in GB/s, clock (the boost clock) in GHz, `matrix_tflops` of float16,
-    dense; where there are no matrix units, of packed float16 on the lanes."""
-
-    name: str
-    compute_units: int
-    simds: int  # of a CU
-    gb_per_s: float
-    ghz: float
-    matrix_tflops: float
-
-
-# An APU's bandwidth is that of the memory it is sold with most.
-CARDS: dict[str, Card] = {
-    "gfx906": Card("Instinct MI60", 64, 4, 1024, 1.80, 29.5),
-    "gfx908": Card("Instinct MI100", 120, 4, 1229, 1.50, 184.6),
-    "gfx90a": Card("Instinct MI210", 104, 4, 1638, 1.70, 181.0),
-    "gfx942": Card("Instinct MI300X", 304, 4, 5300, 2.10, 1307.4),
-    "gfx950": Card("Instinct MI355X", 256, 4, 8000, 2.40, 2516.6),
-    "gfx1030": Card("Radeon RX 6900 XT", 80, 2, 512, 2.25, 46.1),
-    "gfx1031": Card("Radeon RX 6700 XT", 40, 2, 384, 2.58, 26.4),
-    "gfx1032": Card("Radeon RX 6600 XT", 32, 2, 256, 2.59, 21.2),
-    "gfx1033": Card("Steam Deck", 8, 2, 88, 1.60, 3.3),
-    "gfx1034": Card("Radeon RX 6500 XT", 16, 2, 144, 2.82, 11.5),
-    "gfx1035": Card("Radeon 680M", 12, 2, 76.8, 2.40, 7.4),
-    "gfx1036": Card("Radeon 610M", 2, 2, 83.2, 2.20, 1.1),
-    "gfx1100": Card("Radeon RX 7900 XTX", 96, 2, 960, 2.50, 122.8),
-    "gfx1101": Card("Radeon RX 7800 XT", 60, 2, 624, 2.43, 74.7),
-    "gfx1102": Card("Radeon RX 7600", 32, 2, 288, 2.66, 43.5),
-    "gfx1103": Card("Radeon 780M", 12, 2, 89.6, 2.70, 16.6),
-    "gfx1150": Card("Radeon 890M", 16, 2, 120, 2.90, 23.8),
-    "gfx1151": Card("Radeon 8060S", 40, 2, 256, 2.90, 59.4),
-    "gfx1152": Card("Radeon 860M", 8, 2, 128, 3.00, 12.3),
-    "gfx1200": Card("Radeon RX 9060 XT", 32, 2, 320, 3.13, 103.0),
-    "gfx1201": Card("Radeon RX 9070 XT", 64, 2, 640, 2.97, 195.0),
-}
 
 LATENCY_S = 600e-9
 OVERLAP = 0.1
@@ -96,7 +57,9 @@ def work(key: Key, launch: Launch) -> Work:
         columns = sizes["BK"] if "BK" in sizes else sizes["BU"] * layout.UNIT
         # Of the last tile, what is beyond the matrix is computed along.
         rows, tokens = _whole(N, sizes.get("BN", 1)), _whole(T, sizes.get("BT", 1))
-        return Work(weights + 2 * T * K + 4 * T * N, 2 * rows * tokens * K, math.ceil(K / columns))
+        # Programs of gemv_blocks go through several blocks of rows.
+        turns = math.ceil(rows / sizes["BN"] / launch.grid[0]) if key.kernel == "gemv_blocks" else 1
+        return Work(weights + 2 * T * K + 4 * T * N, 2 * rows * tokens * K, turns * math.ceil(K / columns))
     if key.kernel.startswith("attend"):
         (D, group, kv_heads), T = key.shape, key.tokens
         splits = launch.grid[2] if len(launch.grid) > 2 else 1

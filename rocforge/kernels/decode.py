@@ -4,10 +4,11 @@ Whatever the format, for the 16 columns of group g of a unit
 
     weight[k] = d[g // 2] * (scale[g] * (value[k] - OFFSET)) + m[g // 2] * min[g]
 
-`values(quants, high, rows, units, U, mask, ISA)` gives four int32 tensors [BN, BU, 4], one a group: four values
-a word, a byte each, in the order of the columns. `scales(scales, supers, rows, units, U, mask)` gives d0, d1,
-m0, m1, float32 [BN, BU], and the scales and mins of the four groups, int32 [BN, BU]. What a format
-lacks is 0 there, and kernels leave it out by the format's traits (see Decoder).
+`read_values(quants, high, rows, units, U, mask)` and `read_scales(scales, supers, rows, units, U, mask)` give what
+of the planes belongs to these rows and units, as tuples of tensors that wait for memory. `values(words, ISA)` makes of
+the first four int32 tensors [BN, BU, 4], one a group: four values a word, a byte each, in the order of the columns.
+`scales(words)` makes of the second d0, d1, m0, m1, float32 [BN, BU], and the scales and mins of the four groups, int32
+[BN, BU]. What a format lacks is 0 there, and kernels leave it out by the format's traits (see Decoder).
 
 rows [BN] and units [BU] are integer tensors, U the units of a row, `mask` [BN or 1, BU] says what there
 is of them; layout.py draws the planes.
@@ -59,24 +60,20 @@ def four_words(plane, rows, units, U, part, parts: tl.constexpr, mask):
 
 
 @triton.jit
-def nibbles(plane, rows, units, U, mask):
-    """A plane of fours to the words of the four groups."""
-    a = four_words(plane, rows, units, U, 0, 2, mask)
-    b = four_words(plane, rows, units, U, 1, 2, mask)
+def nibbles(a, b):
+    """The two parts of a plane of fours to the words of the four groups."""
     return a & 0x0F0F0F0F, (a >> 4) & 0x0F0F0F0F, b & 0x0F0F0F0F, (b >> 4) & 0x0F0F0F0F
 
 
 @triton.jit
-def pairs_of_bits(plane, rows, units, U, mask):
+def pairs_of_bits(q):
     """A plane of twos to the words of the four groups."""
-    q = four_words(plane, rows, units, U, 0, 1, mask)
     return q & 0x03030303, (q >> 2) & 0x03030303, (q >> 4) & 0x03030303, (q >> 6) & 0x03030303
 
 
 @triton.jit
-def bits(plane, rows, units, U, mask):
+def bits(both):
     """A plane of ones to the words of the four groups."""
-    both = word_at(plane, rows, units, U, mask)
     a, b = both.to(tl.int32)[:, :, None], (both >> 32).to(tl.int32)[:, :, None]
     i = tl.arange(0, 4)[None, None, :]
     return (a >> i) & 0x01010101, (a >> (i + 4)) & 0x01010101, (b >> i) & 0x01010101, (b >> (i + 4)) & 0x01010101
@@ -97,44 +94,76 @@ def split_words(words):
 
 
 @triton.jit
-def values_fours(quants, high, rows, units, U, mask, ISA: tl.constexpr):
-    return nibbles(quants, rows, units, U, mask)
+def read_fours(quants, high, rows, units, U, mask):
+    return four_words(quants, rows, units, U, 0, 2, mask), four_words(quants, rows, units, U, 1, 2, mask)
 
 
 @triton.jit
-def values_fives(quants, high, rows, units, U, mask, ISA: tl.constexpr):
-    q0, q1, q2, q3 = nibbles(quants, rows, units, U, mask)
-    h0, h1, h2, h3 = bits(high, rows, units, U, mask)
-    return q0 | (h0 << 4), q1 | (h1 << 4), q2 | (h2 << 4), q3 | (h3 << 4)
+def read_fours_ones(quants, high, rows, units, U, mask):
+    a, b = read_fours(quants, high, rows, units, U, mask)
+    return a, b, word_at(high, rows, units, U, mask)
 
 
 @triton.jit
-def values_sixes(quants, high, rows, units, U, mask, ISA: tl.constexpr):
-    q0, q1, q2, q3 = nibbles(quants, rows, units, U, mask)
-    h0, h1, h2, h3 = pairs_of_bits(high, rows, units, U, mask)
-    return q0 | (h0 << 4), q1 | (h1 << 4), q2 | (h2 << 4), q3 | (h3 << 4)
+def read_fours_twos(quants, high, rows, units, U, mask):
+    a, b = read_fours(quants, high, rows, units, U, mask)
+    return a, b, four_words(high, rows, units, U, 0, 1, mask)
 
 
 @triton.jit
-def values_twos(quants, high, rows, units, U, mask, ISA: tl.constexpr):
-    return pairs_of_bits(quants, rows, units, U, mask)
+def read_twos(quants, high, rows, units, U, mask):
+    return (four_words(quants, rows, units, U, 0, 1, mask),)
 
 
 @triton.jit
-def values_threes(quants, high, rows, units, U, mask, ISA: tl.constexpr):
-    q0, q1, q2, q3 = pairs_of_bits(quants, rows, units, U, mask)
-    h0, h1, h2, h3 = bits(high, rows, units, U, mask)
-    return q0 | (h0 << 2), q1 | (h1 << 2), q2 | (h2 << 2), q3 | (h3 << 2)
+def read_twos_ones(quants, high, rows, units, U, mask):
+    return four_words(quants, rows, units, U, 0, 1, mask), word_at(high, rows, units, U, mask)
 
 
 @triton.jit
-def values_eights(quants, high, rows, units, U, mask, ISA: tl.constexpr):
+def read_eights(quants, high, rows, units, U, mask):
     return (
         four_words(quants, rows, units, U, 0, 4, mask),
         four_words(quants, rows, units, U, 1, 4, mask),
         four_words(quants, rows, units, U, 2, 4, mask),
         four_words(quants, rows, units, U, 3, 4, mask),
     )
+
+
+@triton.jit
+def values_fours(words, ISA: tl.constexpr):
+    return nibbles(words[0], words[1])
+
+
+@triton.jit
+def values_fives(words, ISA: tl.constexpr):
+    q0, q1, q2, q3 = nibbles(words[0], words[1])
+    h0, h1, h2, h3 = bits(words[2])
+    return q0 | (h0 << 4), q1 | (h1 << 4), q2 | (h2 << 4), q3 | (h3 << 4)
+
+
+@triton.jit
+def values_sixes(words, ISA: tl.constexpr):
+    q0, q1, q2, q3 = nibbles(words[0], words[1])
+    h0, h1, h2, h3 = pairs_of_bits(words[2])
+    return q0 | (h0 << 4), q1 | (h1 << 4), q2 | (h2 << 4), q3 | (h3 << 4)
+
+
+@triton.jit
+def values_twos(words, ISA: tl.constexpr):
+    return pairs_of_bits(words[0])
+
+
+@triton.jit
+def values_threes(words, ISA: tl.constexpr):
+    q0, q1, q2, q3 = pairs_of_bits(words[0])
+    h0, h1, h2, h3 = bits(words[1])
+    return q0 | (h0 << 2), q1 | (h1 << 2), q2 | (h2 << 2), q3 | (h3 << 2)
+
+
+@triton.jit
+def values_eights(words, ISA: tl.constexpr):
+    return words[0], words[1], words[2], words[3]
 
 
 # kvalues_iq4nl: -127 -104 -83 -65 | -49 -35 -22 -10 | 1 13 25 38 | 53 69 89 113, four bytes a word
@@ -148,8 +177,8 @@ def level(n, ISA: tl.constexpr):
 
 
 @triton.jit
-def values_levels(quants, high, rows, units, U, mask, ISA: tl.constexpr):
-    q0, q1, q2, q3 = nibbles(quants, rows, units, U, mask)
+def values_levels(words, ISA: tl.constexpr):
+    q0, q1, q2, q3 = nibbles(words[0], words[1])
     return level(q0, ISA), level(q1, ISA), level(q2, ISA), level(q3, ISA)
 
 
@@ -157,41 +186,51 @@ def values_levels(quants, high, rows, units, U, mask, ISA: tl.constexpr):
 
 
 @triton.jit
-def scales_d(scales, supers, rows, units, U, mask):
-    word = word_at(scales, rows, units, U, mask)
-    return half(word, 0), half(word, 16), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+def read_one(scales, supers, rows, units, U, mask):
+    """The unit's own scales."""
+    return (word_at(scales, rows, units, U, mask),)
 
 
 @triton.jit
-def scales_d_m(scales, supers, rows, units, U, mask):
-    word = word_at(scales, rows, units, U, mask)
+def read_both(scales, supers, rows, units, U, mask):
+    """The unit's own scales and those of its block of 256."""
+    return word_at(scales, rows, units, U, mask), word_at(supers, rows, units // 4, U // 4, mask)
+
+
+@triton.jit
+def scales_d(words):
+    return half(words[0], 0), half(words[0], 16), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+
+
+@triton.jit
+def scales_d_m(words):
+    word = words[0]
     return half(word, 0), half(word, 32), half(word, 16), half(word, 48), 0, 0, 0, 0, 0, 0, 0, 0
 
 
 @triton.jit
-def super_d_dmin(supers, rows, units, U, mask):
-    """d and m = -dmin of the unit's block of 256."""
-    word = word_at(supers, rows, units // 4, U // 4, mask)
+def d_dmin(word):
+    """d and m = -dmin."""
     return half(word, 0), -half(word, 16)
 
 
 @triton.jit
-def super_d(supers, rows, units, U, mask):
-    return word_at(supers, rows, units // 4, U // 4, mask).to(tl.float16, bitcast=True).to(tl.float32)
+def only_d(halves):
+    return halves.to(tl.float16, bitcast=True).to(tl.float32)
 
 
 @triton.jit
-def scales_k4(scales, supers, rows, units, U, mask):
-    word = word_at(scales, rows, units, U, mask)
-    d, m = super_d_dmin(supers, rows, units, U, mask)
+def scales_k4(words):
+    word = words[0]
+    d, m = d_dmin(words[1])
     s0, s1, n0, n1 = low_byte(word, 0), low_byte(word, 8), low_byte(word, 16), low_byte(word, 24)
     return d, d, m, m, s0, s0, s1, s1, n0, n0, n1, n1
 
 
 @triton.jit
-def scales_k2(scales, supers, rows, units, U, mask):
-    word = word_at(scales, rows, units, U, mask)
-    d, m = super_d_dmin(supers, rows, units, U, mask)
+def scales_k2(words):
+    word = words[0]
+    d, m = d_dmin(words[1])
     s, n = word & 0x0F0F0F0F, (word >> 4) & 0x0F0F0F0F
     return (
         d, d, m, m, low_byte(s, 0), low_byte(s, 8), low_byte(s, 16), low_byte(s, 24),
@@ -200,17 +239,15 @@ def scales_k2(scales, supers, rows, units, U, mask):
 
 
 @triton.jit
-def scales_k16(scales, supers, rows, units, U, mask):
-    word = word_at(scales, rows, units, U, mask)
-    d = super_d(supers, rows, units, U, mask)
+def scales_k16(words):
+    word, d = words[0], only_d(words[1])
     s0, s1, s2, s3 = signed_byte(word, 0), signed_byte(word, 8), signed_byte(word, 16), signed_byte(word, 24)
     return d, d, 0, 0, s0, s1, s2, s3, 0, 0, 0, 0
 
 
 @triton.jit
-def scales_xs(scales, supers, rows, units, U, mask):
-    word = word_at(scales, rows, units, U, mask).to(tl.int32)
-    d = super_d(supers, rows, units, U, mask)
+def scales_xs(words):
+    word, d = words[0].to(tl.int32), only_d(words[1])
     s0, s1 = signed_byte(word, 0), signed_byte(word, 8)
     return d, d, 0, 0, s0, s0, s1, s1, 0, 0, 0, 0
 
@@ -219,13 +256,15 @@ def scales_xs(scales, supers, rows, units, U, mask):
 
 
 class Decoder(NamedTuple):
-    """How a format is read: its two functions, and its traits.
+    """How a format is read: its four functions, and its traits.
 
     Values are stored with OFFSET added. SCALED: groups have integer scales (and mins); HALVES: two
     groups share them. MINS: there is an m. SIGNED: values may be below 0.
     """
 
+    read_values: Any
     values: Any
+    read_scales: Any
     scales: Any
     OFFSET: int = 0
     SCALED: bool = True
@@ -235,16 +274,16 @@ class Decoder(NamedTuple):
 
 
 DECODE: dict[Format, Decoder] = {
-    Q4_0: Decoder(values_fours, scales_d, OFFSET=8, SCALED=False),
-    Q4_1: Decoder(values_fours, scales_d_m, SCALED=False, MINS=True),
-    Q5_0: Decoder(values_fives, scales_d, OFFSET=16, SCALED=False),
-    Q5_1: Decoder(values_fives, scales_d_m, SCALED=False, MINS=True),
-    Q8_0: Decoder(values_eights, scales_d, SCALED=False, SIGNED=True),
-    Q2_K: Decoder(values_twos, scales_k2, HALVES=False, MINS=True),
-    Q3_K: Decoder(values_threes, scales_k16, OFFSET=4, HALVES=False),
-    Q4_K: Decoder(values_fours, scales_k4, MINS=True),
-    Q5_K: Decoder(values_fives, scales_k4, MINS=True),
-    Q6_K: Decoder(values_sixes, scales_k16, OFFSET=32, HALVES=False),
-    IQ4_NL: Decoder(values_levels, scales_d, SCALED=False, SIGNED=True),
-    IQ4_XS: Decoder(values_levels, scales_xs, SIGNED=True),
+    Q4_0: Decoder(read_fours, values_fours, read_one, scales_d, OFFSET=8, SCALED=False),
+    Q4_1: Decoder(read_fours, values_fours, read_one, scales_d_m, SCALED=False, MINS=True),
+    Q5_0: Decoder(read_fours_ones, values_fives, read_one, scales_d, OFFSET=16, SCALED=False),
+    Q5_1: Decoder(read_fours_ones, values_fives, read_one, scales_d_m, SCALED=False, MINS=True),
+    Q8_0: Decoder(read_eights, values_eights, read_one, scales_d, SCALED=False, SIGNED=True),
+    Q2_K: Decoder(read_twos, values_twos, read_both, scales_k2, HALVES=False, MINS=True),
+    Q3_K: Decoder(read_twos_ones, values_threes, read_both, scales_k16, OFFSET=4, HALVES=False),
+    Q4_K: Decoder(read_fours, values_fours, read_both, scales_k4, MINS=True),
+    Q5_K: Decoder(read_fours_ones, values_fives, read_both, scales_k4, MINS=True),
+    Q6_K: Decoder(read_fours_twos, values_sixes, read_both, scales_k16, OFFSET=32, HALVES=False),
+    IQ4_NL: Decoder(read_fours, values_levels, read_one, scales_d, SCALED=False, SIGNED=True),
+    IQ4_XS: Decoder(read_fours, values_levels, read_both, scales_xs, SIGNED=True),
 }

@@ -8,6 +8,7 @@ import triton.language as tl
 
 from rocforge.kernels import target, tuning
 from rocforge.kernels.decode import DECODE
+from rocforge.kernels.early import wait
 from rocforge.kernels.launch import launch
 from rocforge.kernels.layout import UNIT, Matrix
 
@@ -57,16 +58,17 @@ def weights_of(
 @triton.jit
 def embed_blocks(
     tokens, quants, high, scales_, supers, out, K, U, out_stride,
-    values: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr, SCALED: tl.constexpr, HALVES: tl.constexpr,
-    MINS: tl.constexpr, SIGNED: tl.constexpr, BU: tl.constexpr, ISA: tl.constexpr,
+    read_values: tl.constexpr, values: tl.constexpr, read_scales: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr,
+    SCALED: tl.constexpr, HALVES: tl.constexpr, MINS: tl.constexpr, SIGNED: tl.constexpr, BU: tl.constexpr, ISA: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Program (t, i): units i * BU .. of row tokens[t]."""
+    wait(EARLY)
     t = tl.program_id(0)
     rows = tl.zeros((1,), tl.int64) + tl.load(tokens + t)
     units = tl.program_id(1) * BU + tl.arange(0, BU)
     mask = (units < U)[None, :]
-    q0, q1, q2, q3 = values(quants, high, rows, units, U, mask, ISA)
-    d0, d1, m0, m1, s0, s1, s2, s3, n0, n1, n2, n3 = scales(scales_, supers, rows, units, U, mask)
+    q0, q1, q2, q3 = values(read_values(quants, high, rows, units, U, mask), ISA)
+    d0, d1, m0, m1, s0, s1, s2, s3, n0, n1, n2, n3 = scales(read_scales(scales_, supers, rows, units, U, mask))
     columns = units[None, :, None] * 64 + tl.arange(0, 16)[None, None, :]
     to = out + t.to(tl.int64) * out_stride + columns
     tl.store(to, weights_of(q0, d0, s0, m0, n0, OFFSET, SCALED, MINS, SIGNED), mask=columns < K)
@@ -76,7 +78,8 @@ def embed_blocks(
 
 
 @triton.jit
-def embed_floats(tokens, table, out, K, out_stride, BLOCK: tl.constexpr):
+def embed_floats(tokens, table, out, K, out_stride, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+    wait(EARLY)
     t = tl.program_id(0)
     row = tl.load(tokens + t).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)

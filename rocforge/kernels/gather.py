@@ -4,6 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
+from rocforge.kernels.early import wait
 from rocforge.kernels.launch import launch
 
 # Columns that one program copies, and its warps.
@@ -11,8 +12,9 @@ COLUMNS, WARPS = 1024, 4
 
 
 @triton.jit
-def gather_rows(x, rows, out, N, BN: tl.constexpr):
+def gather_rows(x, rows, out, N, BN: tl.constexpr, EARLY: tl.constexpr):
     """Program (r, i): columns i * BN .. of row rows[r]."""
+    wait(EARLY)
     r, n = tl.program_id(0).to(tl.int64), tl.program_id(1) * BN + tl.arange(0, BN)
     row = tl.load(rows + r).to(tl.int64)
     tl.store(out + r * N + n, tl.load(x + row * N + n, mask=n < N, other=0), mask=n < N)

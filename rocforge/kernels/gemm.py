@@ -19,6 +19,7 @@ import triton.language as tl
 from rocforge.gguf.formats import F16, Q8
 from rocforge.kernels import target, tuning
 from rocforge.kernels.decode import DECODE
+from rocforge.kernels.early import wait
 from rocforge.kernels.embed import weights_of
 from rocforge.kernels.finish import finish, strides
 from rocforge.kernels.launch import launch, scratch
@@ -118,10 +119,12 @@ def gemm_group(
 @triton.jit(do_not_specialize=["T"])
 def gemm_blocks(
     x, x_scales, quants, high, scales_, supers, bias, residual, out, T, N, K, U, residual_stride, out_stride,
-    values: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr, SCALED: tl.constexpr, HALVES: tl.constexpr,
-    MINS: tl.constexpr, SIGNED: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr, BU: tl.constexpr, BS: tl.constexpr, ISA: tl.constexpr,
+    read_values: tl.constexpr, values: tl.constexpr, read_scales: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr,
+    SCALED: tl.constexpr, HALVES: tl.constexpr, MINS: tl.constexpr, SIGNED: tl.constexpr, BT: tl.constexpr,
+    BN: tl.constexpr, BU: tl.constexpr, BS: tl.constexpr, ISA: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """A program's BT tokens by BN rows; those of one tile of rows follow each other, so it is read once."""
+    wait(EARLY)
     tiles = tl.cdiv(T, BT)
     tokens = tl.program_id(0) % tiles * BT + tl.arange(0, BT)
     rows = tl.program_id(0) // tiles * BN + tl.arange(0, BN)
@@ -135,8 +138,8 @@ def gemm_blocks(
         units = first + tl.arange(0, BU)
         u = units[None, :]
         mask = u < U
-        q0, q1, q2, q3 = values(quants, high, row, units, U, mask, ISA)
-        d0, d1, m0, m1, s0, s1, s2, s3, n0, n1, n2, n3 = scales(scales_, supers, row, units, U, mask)
+        q0, q1, q2, q3 = values(read_values(quants, high, row, units, U, mask), ISA)
+        d0, d1, m0, m1, s0, s1, s2, s3, n0, n1, n2, n3 = scales(read_scales(scales_, supers, row, units, U, mask))
         there = (token[:, None] >= 0) & mask
         second = (token[:, None] >= 0) & (u * 64 + 32 < K)
         scale = x_scales + token[:, None] * (K // 32) + u * 2
@@ -179,9 +182,10 @@ def two_parts(x, PART: tl.constexpr):
 @triton.jit(do_not_specialize=["T"])
 def gemm_floats(
     x, w, bias, residual, out, T, N, K, x_stride, residual_stride, out_stride,
-    EXACT: tl.constexpr, PART: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    EXACT: tl.constexpr, PART: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Products of parts on the matrix units; EXACT: a weight is one bfloat16, its second part 0."""
+    wait(EARLY)
     tiles = tl.cdiv(T, BT)
     tokens = tl.program_id(0) % tiles * BT + tl.arange(0, BT)
     rows = tl.program_id(0) // tiles * BN + tl.arange(0, BN)
@@ -222,8 +226,9 @@ def floats(x: torch.Tensor, w: Matrix, bias, residual, out: torch.Tensor) -> Non
 
 
 @triton.jit
-def expand_tokens(x, x_scales, out, factors, K, BS: tl.constexpr):
+def expand_tokens(x, x_scales, out, factors, K, BS: tl.constexpr, EARLY: tl.constexpr):
     """Program t: row t of x to float16, less its largest scale, which goes to factors[t]."""
+    wait(EARLY)
     t = tl.program_id(0)
     largest = largest_scales(x_scales, t + tl.arange(0, 1), K, 1, BS)
     tl.store(factors + t + tl.arange(0, 1), largest)
@@ -238,8 +243,9 @@ def expand_tokens(x, x_scales, out, factors, K, BS: tl.constexpr):
 
 
 @triton.jit
-def expand_floats(x, out, factors, K, x_stride, BK: tl.constexpr):
+def expand_floats(x, out, factors, K, x_stride, BK: tl.constexpr, EARLY: tl.constexpr):
     """Program t: row t of x to float16, less its largest value, which goes to factors[t]."""
+    wait(EARLY)
     t = tl.program_id(0).to(tl.int64)
     largest = tl.zeros((BK,), tl.float32)
     for first in range(0, K, BK):
@@ -257,16 +263,17 @@ def expand_floats(x, out, factors, K, x_stride, BK: tl.constexpr):
 @triton.jit
 def expand_rows(
     quants, high, scales_, supers, out, first_row, K, U,
-    values: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr, SCALED: tl.constexpr, HALVES: tl.constexpr,
-    MINS: tl.constexpr, SIGNED: tl.constexpr, BU: tl.constexpr, ISA: tl.constexpr,
+    read_values: tl.constexpr, values: tl.constexpr, read_scales: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr,
+    SCALED: tl.constexpr, HALVES: tl.constexpr, MINS: tl.constexpr, SIGNED: tl.constexpr, BU: tl.constexpr, ISA: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Program (n, i): units i * BU .. of row first_row + n, as float16, to row n of out."""
+    wait(EARLY)
     n = tl.program_id(0).to(tl.int64)
     rows = first_row + n + tl.zeros((1,), tl.int64)
     units = tl.program_id(1) * BU + tl.arange(0, BU)
     mask = (units < U)[None, :]
-    q0, q1, q2, q3 = values(quants, high, rows, units, U, mask, ISA)
-    d0, d1, m0, m1, s0, s1, s2, s3, n0, n1, n2, n3 = scales(scales_, supers, rows, units, U, mask)
+    q0, q1, q2, q3 = values(read_values(quants, high, rows, units, U, mask), ISA)
+    d0, d1, m0, m1, s0, s1, s2, s3, n0, n1, n2, n3 = scales(read_scales(scales_, supers, rows, units, U, mask))
     k = units[None, :, None] * 64 + tl.arange(0, 16)[None, None, :]
     to = out + n * K + k
     tl.store(to, weights_of(q0, d0, s0, m0, n0, OFFSET, SCALED, MINS, SIGNED).to(tl.float16), mask=k < K)
@@ -278,9 +285,10 @@ def expand_rows(
 @triton.jit(do_not_specialize=["T"])
 def gemm_plain(
     x, factors, w, bias, residual, out, T, N, K, residual_stride, out_stride,
-    BT: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, WHOLE: tl.constexpr,
+    BT: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, WHOLE: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """A program's BT tokens by BN rows of x [T, K] and w [N, K]. WHOLE: K is a multiple of BK."""
+    wait(EARLY)
     tiles = tl.cdiv(T, BT)
     tokens = tl.program_id(0) % tiles * BT + tl.arange(0, BT)
     rows = tl.program_id(0) // tiles * BN + tl.arange(0, BN)

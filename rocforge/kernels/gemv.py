@@ -8,8 +8,12 @@ With the parts as decode.py names them, for a half of 32 columns of a unit
 
 each lane over its units in ascending order, then the lanes in a tree: one order for one tile.
 Float formats multiply in float32, a lane's columns in ascending order, then the lanes in a tree.
+
+Programs are as many as the device holds at once, and each goes through its share of the rows. What a step needs
+of the weights is on its way while the step before is computed, so memory is never idle.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -20,38 +24,70 @@ from rocforge.gguf.formats import Q8
 from rocforge.kernels import target, tuning
 from rocforge.kernels.asm import dot4
 from rocforge.kernels.decode import DECODE, split_words
+from rocforge.kernels.early import wait
 from rocforge.kernels.finish import finish, strides
 from rocforge.kernels.launch import launch
 from rocforge.kernels.layout import UNIT, Matrix
 
 
 class GemvTile(NamedTuple):
-    """BN rows by BU units (of a float format: BK columns) a step of a program."""
+    """BN rows by BU units a step of a program; `programs` of them for each compute unit."""
 
     BN: int
     BU: int
+    num_warps: int
+    programs: int
+
+
+class FloatsTile(NamedTuple):
+    """BN rows by BK columns a step of a program."""
+
+    BN: int
     BK: int
     num_warps: int
 
 
 # Tokens at the most: more are the matrix units' (gemm.py).
 TOKENS = 8
+# Units that a lane works at in a step, by the target's family (or itself), then by the tokens (a power of two) that
+# they are good for at the most: each token has sums of its own in every lane's registers, of which GCN has 256.
+LANE_UNITS: dict[str, dict[int, int]] = {
+    "nvidia": {8: 2},
+    "cdna": {1: 2, 4: 4, 8: 2},
+    "gfx906": {1: 2, 2: 4, 4: 2, 8: 1},
+    "rdna": {1: 2, 8: 4},
+}
+# Warps that share a row at the most, and those that a compute unit is to hold.
+ROW_WARPS = 8
+UNIT_WARPS = {"nvidia": 20, "cdna": 16, "rdna": 16}
 
-# By the target's family, then by the tokens (a power of two) that a tile is good for at the most: each
-# token has sums of its own in every lane's registers, of which GCN and CDNA 1 have 256.
-TILES: dict[str, dict[int, GemvTile]] = {
-    "nvidia": {8: GemvTile(2, 32, 128, 1)},
-    "cdna": {4: GemvTile(4, 64, 256, 1), 8: GemvTile(2, 64, 256, 1)},
-    "gfx906": {2: GemvTile(4, 64, 256, 1), 8: GemvTile(2, 64, 256, 1)},
-    "rdna": {8: GemvTile(4, 32, 128, 1)},
-    "interpreter": {8: GemvTile(16, 4, 64, 1)},
+FLOATS: dict[str, FloatsTile] = {
+    "nvidia": FloatsTile(2, 128, 1),
+    "cdna": FloatsTile(4, 256, 1),
+    "rdna": FloatsTile(4, 128, 1),
+    "interpreter": FloatsTile(16, 64, 1),
 }
 
 
-def tile(BT: int) -> GemvTile:
+def tile(U: int, BT: int) -> GemvTile:
+    """For rows of U units and up to BT tokens.
+
+    With one token a step is a whole row, or several short ones: its activations then stay in registers. With more
+    it is half a row at the most, or the compiler would keep all tokens' activations, for which there is no room.
+    """
     at = target.current()
-    by_tokens = TILES.get(at.arch) or TILES[at.family]
-    return by_tokens[min(most for most in by_tokens if most >= BT)]
+    if at.backend == "interpreter":
+        return GemvTile(16, 4, 1, 8)
+    by_tokens = LANE_UNITS.get(at.arch) or LANE_UNITS[at.family]
+    units, most = at.lanes * by_tokens[min(n for n in by_tokens if n >= BT)], UNIT_WARPS[at.family]
+    BU = triton.next_power_of_2(U)
+    if BT > 1:
+        BU = max(1, min(at.lanes, BU // 2))
+    if BU <= units:
+        return GemvTile(units // BU, BU, 1, most)
+    BU = min(BU, units * ROW_WARPS)
+    warps = min(BU // at.lanes, ROW_WARPS)
+    return GemvTile(1, BU, warps, max(4, most // warps))
 
 
 # ---- block formats
@@ -69,11 +105,42 @@ def by_scale(a, b, scale_a, scale_b, SCALED: tl.constexpr, HALVES: tl.constexpr)
 
 
 @triton.jit
-def dots(words, x, mask, ISA: tl.constexpr):
-    """words [BN, BU, 4] by the activations' words at x + [1, BU] -> int32 [BN, BU]: a group's 16 columns."""
+def lane_load(at, mask):
+    """Load [1, BU] with one element a lane (see decode.word_at)."""
+    return tl.load(tl.max_contiguous(at, [1, 1]), mask=mask, other=0)
+
+
+@triton.jit
+def four_groups(at, mask, second):
+    """The words [1, BU, 4] of the four groups of the units whose activations begin at `at` [1, BU]."""
+    i = tl.arange(0, 4)[None, None, :]
+    at, mask, second = at[:, :, None] + i, mask[:, :, None], second[:, :, None]
+    return (
+        tl.load(at, mask=mask, other=0), tl.load(at + 4, mask=mask, other=0),
+        tl.load(at + 8, mask=second, other=0), tl.load(at + 12, mask=second, other=0),
+    )  # fmt: skip
+
+
+@triton.jit
+def read_activations(x, x_scales, x_sums, token, u, U, K, SUMS: tl.constexpr):
+    """A token's words of the four groups, two scales, and four sums if SUMS, of the units u [1, BU]."""
+    mask, second = u < U, u * 64 + 32 < K  # the last unit may be half a one
+    x0, x1, x2, x3 = four_groups(x + token * (K // 4) + u * 16, mask, second)
+    at = x_scales + token * (K // 32) + u * 2
+    scale0, scale1 = lane_load(at, mask), lane_load(at + 1, second)
+    sum0, sum1, sum2, sum3 = 0, 0, 0, 0
+    if SUMS:
+        at = x_sums + token * (K // 16) + u * 4
+        sum0, sum1 = lane_load(at, mask).to(tl.int32), lane_load(at + 1, mask).to(tl.int32)
+        sum2, sum3 = lane_load(at + 2, second).to(tl.int32), lane_load(at + 3, second).to(tl.int32)
+    return x0, x1, x2, x3, scale0, scale1, sum0, sum1, sum2, sum3
+
+
+@triton.jit
+def dots(words, x, ISA: tl.constexpr):
+    """words [BN, BU, 4] by the activations' words x [1, BU, 4] -> int32 [BN, BU]: a group's 16 columns."""
     BN: tl.constexpr = words.shape[0]
     BU: tl.constexpr = words.shape[1]
-    x = tl.load(x[:, :, None] + tl.arange(0, 4)[None, None, :], mask=mask[:, :, None], other=0)
     w0, w1, w2, w3 = split_words(words)
     x0, x1, x2, x3 = split_words(x)
     total = dot4(w0, tl.broadcast_to(x0, (BN, BU)), tl.zeros((BN, BU), tl.int32), ISA)
@@ -82,41 +149,54 @@ def dots(words, x, mask, ISA: tl.constexpr):
     return dot4(w3, tl.broadcast_to(x3, (BN, BU)), total, ISA)
 
 
-@triton.jit
-def lane_load(at, mask):
-    """Load [1, BU] with one element a lane (see decode.word_at)."""
-    return tl.load(tl.max_contiguous(at, [1, 1]), mask=mask, other=0)
-
-
-@triton.jit(do_not_specialize=["T"])
+@triton.jit(do_not_specialize=["T", "n_blocks"])
 def gemv_blocks(
-    x, x_scales, x_sums, quants, high, scales_, supers, bias, residual, out, T, N, K, U, residual_stride, out_stride,
-    values: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr, SCALED: tl.constexpr, HALVES: tl.constexpr,
-    MINS: tl.constexpr, SIGNED: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr, BU: tl.constexpr, ISA: tl.constexpr,
+    x, x_scales, x_sums, quants, high, scales_, supers, bias, residual, out, T, N, K, U, n_blocks, residual_stride, out_stride,
+    read_values: tl.constexpr, values: tl.constexpr, read_scales: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr,
+    SCALED: tl.constexpr, HALVES: tl.constexpr, MINS: tl.constexpr, SIGNED: tl.constexpr, BT: tl.constexpr,
+    BN: tl.constexpr, BU: tl.constexpr, CHUNKS: tl.constexpr, ISA: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """Program i: rows i * BN .. of all T <= BT tokens. x is the words of Q8's values."""
-    rows = tl.program_id(0) * BN + tl.arange(0, BN)
+    """Program p of P: of all T <= BT tokens the blocks p, p + P .. of BN rows, of `n_blocks` in all.
+
+    x is the words of Q8's values. A row takes CHUNKS steps of BU units.
+    """
+    SUMS: tl.constexpr = MINS or OFFSET > 0
+    # One token's activations of a whole row stay in registers.
+    KEEPS: tl.constexpr = CHUNKS == 1 and BT == 1
+    P, block, chunk = tl.num_programs(0), tl.program_id(0), 0
+    lane = tl.arange(0, BU)
     # Beyond the last row or token is that row or token again, not stored.
-    row = tl.minimum(rows, N - 1)
+    row = tl.minimum(block * BN + tl.arange(0, BN), N - 1)
+    words = read_values(quants, high, row, lane, U, (lane < U)[None, :])
+    marks = read_scales(scales_, supers, row, lane, U, (lane < U)[None, :])
+    wait(EARLY)
+    if KEEPS:
+        kept = read_activations(x, x_scales, x_sums, 0, lane[None, :], U, K, SUMS)
     accs = ()
     for t in tl.static_range(BT):
         accs += (tl.zeros((BN, BU), tl.float32),)
-    for first in range(0, U, BU):
-        units = first + tl.arange(0, BU)
-        u = units[None, :]
-        mask, second = u < U, u * 64 + 32 < K  # the last unit may be half a one
-        q0, q1, q2, q3 = values(quants, high, row, units, U, mask, ISA)
-        d0, d1, m0, m1, s0, s1, s2, s3, n0, n1, n2, n3 = scales(scales_, supers, row, units, U, mask)
+    for _ in range((n_blocks - block + P - 1) // P * CHUNKS):
+        if CHUNKS == 1:
+            next_block, next_chunk = block + P, 0
+        else:
+            is_last = chunk == CHUNKS - 1
+            next_block, next_chunk = tl.where(is_last, block + P, block), tl.where(is_last, 0, chunk + 1)
+        row = tl.minimum(next_block * BN + tl.arange(0, BN), N - 1)
+        units = next_chunk * BU + lane
+        mask = (units < tl.where(next_block < n_blocks, U, 0))[None, :]
+        next_words = read_values(quants, high, row, units, U, mask)
+        next_marks = read_scales(scales_, supers, row, units, U, mask)
+        q0, q1, q2, q3 = values(words, ISA)
+        d0, d1, m0, m1, s0, s1, s2, s3, n0, n1, n2, n3 = scales(marks)
         sums = ()
         for t in tl.static_range(BT):
-            token = tl.minimum(t, T - 1)
-            at = x + token * (K // 4) + u * 16
-            i0, i1 = dots(q0, at, mask, ISA), dots(q1, at + 4, mask, ISA)
-            i2, i3 = dots(q2, at + 8, second, ISA), dots(q3, at + 12, second, ISA)
-            if MINS or OFFSET:
-                at = x_sums + token * (K // 16) + u * 4
-                sum0, sum1 = lane_load(at, mask).to(tl.int32), lane_load(at + 1, mask).to(tl.int32)
-                sum2, sum3 = lane_load(at + 2, second).to(tl.int32), lane_load(at + 3, second).to(tl.int32)
+            if KEEPS:
+                x0, x1, x2, x3, scale0, scale1, sum0, sum1, sum2, sum3 = kept
+            else:
+                x0, x1, x2, x3, scale0, scale1, sum0, sum1, sum2, sum3 = read_activations(
+                    x, x_scales, x_sums, tl.minimum(t, T - 1), (chunk * BU + lane)[None, :], U, K, SUMS
+                )
+            i0, i1, i2, i3 = dots(q0, x0, ISA), dots(q1, x1, ISA), dots(q2, x2, ISA), dots(q3, x3, ISA)
             if OFFSET:
                 i0, i1, i2, i3 = i0 - OFFSET * sum0, i1 - OFFSET * sum1, i2 - OFFSET * sum2, i3 - OFFSET * sum3
             y0 = d0 * by_scale(i0, i1, s0, s1, SCALED, HALVES).to(tl.float32)
@@ -124,23 +204,38 @@ def gemv_blocks(
             if MINS:
                 y0 += m0 * by_scale(sum0, sum1, n0, n1, SCALED, HALVES).to(tl.float32)
                 y1 += m1 * by_scale(sum2, sum3, n2, n3, SCALED, HALVES).to(tl.float32)
-            at = x_scales + token * (K // 32) + u * 2
-            sums += (accs[t] + lane_load(at, mask) * y0 + lane_load(at + 1, second) * y1,)
+            sums += (accs[t] + scale0 * y0 + scale1 * y1,)
         accs = sums
-    for t in tl.static_range(BT):
-        y = tl.sum(accs[t], 1)[None, :]
-        finish(y, bias, residual, out, t + tl.arange(0, 1), rows, T, N, residual_stride, out_stride)
+        if CHUNKS == 1 or chunk == CHUNKS - 1:
+            rows = block * BN + tl.arange(0, BN)
+            for t in tl.static_range(BT):
+                y = tl.sum(accs[t], 1)[None, :]
+                finish(y, bias, residual, out, t + tl.arange(0, 1), rows, T, N, residual_stride, out_stride)
+        fresh = ()
+        for t in tl.static_range(BT):
+            if CHUNKS == 1:
+                fresh += (tl.zeros((BN, BU), tl.float32),)
+            else:
+                fresh += (tl.where(is_last, 0.0, accs[t]),)
+        accs, words, marks, block, chunk = fresh, next_words, next_marks, next_block, next_chunk
+
+
+def programs(n_blocks: int, at_once: int) -> int:
+    """Programs for so many blocks, no more than run at once, and all with as many blocks but for the last ones."""
+    return math.ceil(n_blocks / math.ceil(n_blocks / at_once))
 
 
 def blocks(x: Q8, w: Matrix, bias, residual, out: torch.Tensor) -> None:
     """matmul.linear() for one matrix of a block format and T <= TOKENS tokens."""
     T, K = x.values.shape
-    BT = triton.next_power_of_2(T)
-    at = tuning.tile(gemv_blocks, tile(BT), w.format.name, (w.rows, K), T)
+    U, BT = -(-K // UNIT), triton.next_power_of_2(T)
+    at = tuning.tile(gemv_blocks, tile(U, BT), w.format.name, (w.rows, K), T)
+    n_blocks = triton.cdiv(w.rows, at.BN)
     launch(
-        gemv_blocks, (triton.cdiv(w.rows, at.BN),), x.values.view(torch.int32), x.scales, x.sums, *w.planes, bias,
-        residual, out, T, w.rows, K, -(-K // UNIT), *strides(residual, out), num_warps=at.num_warps,
-        **DECODE[w.format]._asdict(), BT=BT, BN=at.BN, BU=at.BU, ISA=target.current().isa,
+        gemv_blocks, (programs(n_blocks, at.programs * target.current().units),), x.values.view(torch.int32), x.scales, x.sums,
+        *w.planes, bias, residual, out, T, w.rows, K, U, n_blocks, *strides(residual, out), num_warps=at.num_warps,
+        **DECODE[w.format]._asdict(), BT=BT, BN=at.BN, BU=at.BU, CHUNKS=triton.cdiv(U, at.BU),
+        ISA=target.current().isa,
     )  # fmt: skip
 
 
@@ -150,9 +245,10 @@ def blocks(x: Q8, w: Matrix, bias, residual, out: torch.Tensor) -> None:
 @triton.jit(do_not_specialize=["T"])
 def gemv_floats(
     x, w, bias, residual, out, T, N, K, x_stride, residual_stride, out_stride,
-    BT: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    BT: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Program i: rows i * BN .. of all T <= BT tokens; each lane's columns ascending, then the lanes in a tree."""
+    wait(EARLY)
     rows = tl.program_id(0) * BN + tl.arange(0, BN)
     row = tl.minimum(rows, N - 1).to(tl.int64)
     accs = ()
@@ -175,7 +271,7 @@ def floats(x: torch.Tensor, w: Matrix, bias, residual, out: torch.Tensor) -> Non
     """matmul.linear() for one matrix of a float format and T <= TOKENS tokens."""
     T, K = x.shape
     BT = triton.next_power_of_2(T)
-    at = tile(BT)
+    at = FLOATS[target.current().family]
     at = at._replace(BN=max(1, at.BN // BT))  # each token has sums of its own in every lane
     at = tuning.tile(gemv_floats, at, w.format.name, (w.rows, K), T)
     launch(

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import torch
 import triton
 
+from rocforge.kernels import target
+
 log = logging.getLogger(__name__)
 
 
@@ -33,6 +35,13 @@ class Launch(NamedTuple):
 
     def run(self) -> None:
         self.kernel[self.grid](*self.args, **self.constants, **self.options)
+
+    def apart(self) -> "Launch":
+        """The same, beginning when all before it has ended."""
+        if not self.constants.get("EARLY"):
+            return self
+        options = {name: value for name, value in self.options.items() if name != "launch_pdl"}
+        return self._replace(constants={**self.constants, "EARLY": False}, options=options)
 
     @property
     def key(self) -> tuple:
@@ -143,12 +152,16 @@ def launch(
 
     `args` in the kernel's order: tensors (the address of their first element is passed), ints,
     floats; `constants` its constexprs. `fuses`: a product and a sum may be rounded once for both. A
-    grid without programs launches nothing.
+    kernel that has the constexpr EARLY begins early where the device can (early.py). A grid without programs
+    launches nothing.
     """
     if 0 in grid:
         return
     # Said each time: Triton's default for the fusing is another from release to release.
     options = {} if _interprets() else {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": fuses}
+    if "EARLY" in kernel.arg_names:
+        constants["EARLY"] = early = target.current().begins_early
+        options |= {"launch_pdl": True} if early else {}
     made = Launch(kernel, grid, args, constants, options)
     program = _recording.get()
     if program is not None:

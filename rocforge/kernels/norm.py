@@ -8,6 +8,7 @@ import triton.language as tl
 
 from rocforge.gguf.formats import Q8
 from rocforge.kernels import tuning
+from rocforge.kernels.early import wait
 from rocforge.kernels.launch import launch
 from rocforge.kernels.quantize import store_q8
 
@@ -31,8 +32,9 @@ def inverse_rms(total, n, eps):
 
 
 @triton.jit
-def rms_norm_f32(x, weight, out, N, eps, BN: tl.constexpr):
+def rms_norm_f32(x, weight, out, N, eps, BN: tl.constexpr, EARLY: tl.constexpr):
     """Program t: row t, whole."""
+    wait(EARLY)
     t, i = tl.program_id(0).to(tl.int64), tl.arange(0, BN)
     row = tl.load(x + t * N + i, mask=i < N, other=0)
     w = tl.load(weight + i, mask=i < N, other=0)
@@ -41,8 +43,9 @@ def rms_norm_f32(x, weight, out, N, eps, BN: tl.constexpr):
 
 
 @triton.jit
-def rms_norm_q8(x, weight, values, scales, sums, N, eps, BB: tl.constexpr):
+def rms_norm_q8(x, weight, values, scales, sums, N, eps, BB: tl.constexpr, EARLY: tl.constexpr):
     """Program t: row t, whole, as BB blocks of 32."""
+    wait(EARLY)
     t, block = tl.program_id(0).to(tl.int64), tl.arange(0, BB)
     i = block[:, None] * 32 + tl.arange(0, 32)[None, :]
     row = tl.load(x + t * N + i, mask=i < N, other=0)

@@ -8,6 +8,7 @@ import triton.language as tl
 
 from rocforge.gguf.formats import Q8, Q8_BLOCK
 from rocforge.kernels import tuning
+from rocforge.kernels.early import wait
 from rocforge.kernels.launch import launch
 
 
@@ -56,8 +57,9 @@ def store_q8(x, values, scales, sums, first, count, B: tl.constexpr):
 
 
 @triton.jit
-def quantize_rows(x, values, scales, sums, K, x_stride, B: tl.constexpr):
+def quantize_rows(x, values, scales, sums, K, x_stride, B: tl.constexpr, EARLY: tl.constexpr):
     """Program (t, i): blocks i * B .. of row t."""
+    wait(EARLY)
     t, first = tl.program_id(0).to(tl.int64), tl.program_id(1) * B
     block = first + tl.arange(0, B)
     at = x + t * x_stride + block[:, None] * 32 + tl.arange(0, 32)[None, :]

@@ -13,6 +13,7 @@ import triton
 from rocforge.errors import DeviceError
 from rocforge.kernels import cost, trials, tuning
 from rocforge.kernels.candidates import candidates
+from rocforge.kernels.cards import CARDS
 from rocforge.kernels.cases import Case
 from rocforge.kernels.inspect import Loop, Row, compile_for, loop_of, read
 from rocforge.kernels.launch import Launch, Pool, Program, record
@@ -62,7 +63,7 @@ class _Kernels:
 
     def predict_us(self, key: Key, tile: Tile) -> float | None:
         """By the cost model. None for NVIDIA's code, which it does not read."""
-        if self._for.backend != "hip" or self._for.arch not in cost.CARDS:
+        if self._for.backend != "hip" or self._for.arch not in CARDS:
             return None
         total_s = 0.0
         for made in trials.launches_of(key, self._recorded(key, tile)):
@@ -100,9 +101,9 @@ class PredictedRange(_Kernels):
 
     def __init__(self, target: Target, choices: Iterable[tuning.Choice]):
         super().__init__(target, choices)
-        if target.arch not in cost.CARDS:
-            raise DeviceError(f"--target {target.arch}: the cost model knows no card of it; it knows {' '.join(cost.CARDS)}")
-        self.device = f"the cost model's {cost.CARDS[target.arch].name}"
+        if target.arch not in CARDS:
+            raise DeviceError(f"--target {target.arch}: the cost model knows no card of it; it knows {' '.join(CARDS)}")
+        self.device = f"the cost model's {CARDS[target.arch].name}"
 
     def fault(self, key: Key, tile: Tile) -> str | None:
         return None  # nothing runs

@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 
 from rocforge.gguf.formats import Q8_BLOCK, Q8Cache
+from rocforge.kernels.early import wait
 from rocforge.kernels.launch import launch
 from rocforge.kernels.norm import inverse_rms
 from rocforge.kernels.quantize import quantize_tile
@@ -15,8 +16,9 @@ PAIRS, TABLE_WARPS, HEAD_WARPS = 64, 2, 1
 
 
 @triton.jit
-def rope_table_f32(positions, inv_freq, out, half, scale, BP: tl.constexpr):
+def rope_table_f32(positions, inv_freq, out, half, scale, BP: tl.constexpr, EARLY: tl.constexpr):
     """Program (t, i): pairs i * BP .. of row t."""
+    wait(EARLY)
     t, i = tl.program_id(0), tl.program_id(1) * BP + tl.arange(0, BP)
     angle = tl.load(positions + t).to(tl.float64) * tl.load(inv_freq + i, mask=i < half, other=0)
     at = out + t.to(tl.int64) * 2 * half + i
@@ -58,13 +60,14 @@ def store_pairs(to, a, b, rest, first, second, r, half, D: tl.constexpr):
 def rope_store_heads(
     qkv, table, positions, sequences, page_table, q_norm, k_norm, k_values, k_scales, v_values, v_scales,
     P, H, G, half, eps, HALVES: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, BP: tl.constexpr,
-    BR: tl.constexpr, BB: tl.constexpr,
+    BR: tl.constexpr, BB: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Program (t, h): head h of token t: of q's H, then k's G, then v's.
 
     A lane has whole pairs and writes what it has read, so none waits for another; only what a cache in
     8 bits reads again of the head, in blocks of 32, lies behind a barrier.
     """
+    wait(EARLY)
     t, head = tl.program_id(0), tl.program_id(1)
     x = qkv + (t.to(tl.int64) * (H + 2 * G) + head) * D
     i, r = tl.arange(0, BP), 2 * half + tl.arange(0, BR)

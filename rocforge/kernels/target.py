@@ -8,11 +8,13 @@ import contextlib
 import contextvars
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
+
+from rocforge.kernels.cards import CARDS
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Target:
     isa: str
     matrix: str
     lds_bytes: int
+    units: int = 1  # compute units: of the device, or of the target's largest card
 
     @property
     def triton(self) -> GPUTarget:
@@ -40,11 +43,17 @@ class Target:
         """What tiles are shared by: "cdna", "rdna", "nvidia" or "interpreter"."""
         return {"cuda": "nvidia", "interpreter": "interpreter"}.get(self.backend, "cdna" if self.lanes == 64 else "rdna")
 
+    @property
+    def begins_early(self) -> bool:
+        """Whether a launch can begin while the one before it ends: see early.py."""
+        return self.backend == "cuda" and int(self.arch[2:]) >= 90
+
 
 KIB = 1024
+UNKNOWN_UNITS = 32
 # LLVM's AMDGPU guide: wave64 on GCN and CDNA, wave32 on RDNA; gfx906 multiplies matrices lane by lane.
 AMD: dict[str, Target] = {
-    arch: Target("hip", arch, lanes, isa, matrix, lds)
+    arch: Target("hip", arch, lanes, isa, matrix, lds, CARDS[arch].compute_units if arch in CARDS else UNKNOWN_UNITS)
     for arches, lanes, isa, matrix, lds in (
         (("gfx906",), 64, "gcn", "", 64 * KIB),
         (("gfx908", "gfx90a", "gfx942"), 64, "gcn", "v_mfma", 64 * KIB),
@@ -69,17 +78,19 @@ def current() -> Target:
 
 
 @functools.cache
-def _active(_device: int) -> Target:
-    active = triton.runtime.driver.active.get_current_target()
+def _active(device: int) -> Target:
+    active, units = triton.runtime.driver.active.get_current_target(), torch.cuda.get_device_properties(device).multi_processor_count
     if active.backend == "hip":
-        return amd(active.arch)
-    return Target("cuda", f"sm{active.arch}", 32, "ptx", "", 227 * KIB if active.arch >= 90 else 99 * KIB)
+        found = amd(active.arch)
+        # What HIP counts on RDNA are work-group processors, of two compute units each.
+        return replace(found, units=units * (2 if found.family == "rdna" else 1))
+    return Target("cuda", f"sm{active.arch}", 32, "ptx", "", 227 * KIB if active.arch >= 90 else 99 * KIB, units)
 
 
 def amd(arch: str) -> Target:
     """The AMD target of that name, with or without features after a colon; unknown ones get no special instruction."""
     arch = arch.split(":")[0]
-    return AMD.get(arch) or Target("hip", arch, 64 if arch.startswith("gfx9") else 32, "portable", "", 64 * KIB)
+    return AMD.get(arch) or Target("hip", arch, 64 if arch.startswith("gfx9") else 32, "portable", "", 64 * KIB, UNKNOWN_UNITS)
 
 
 @contextlib.contextmanager

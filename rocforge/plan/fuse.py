@@ -6,6 +6,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from rocforge.gguf.formats import Q8_BLOCK
 from rocforge.plan.ir import Columns, Op, Plan, Value, Weight
 
 
@@ -87,8 +88,8 @@ def fuse_residual(plan: Plan) -> Plan:
 def quantize_activations(plan: Plan) -> Plan:
     """Each linear over block formats reads its input in 8 bits, quantised once for all its readers.
 
-    A norm or a swiglu that only such linears read writes 8 bits itself; else a quantize op is put
-    after the producer.
+    A norm, a swiglu or an attention (over heads of whole blocks) that only such linears read writes 8 bits itself;
+    else a quantize op is put after the producer.
     """
     quantized: dict[Value, Value] = {}
     wanted: dict[Value, bool] = {}  # value -> read as float32 too
@@ -106,7 +107,7 @@ def quantize_activations(plan: Plan) -> Plan:
         out = op.operands.get("out")
         if out not in quantized or isinstance(out, Columns):
             ops.append(op)
-        elif op.kind in ("rms_norm", "swiglu") and not wanted[out]:
+        elif _quantizes(op) and not wanted[out]:
             ops.append(op.with_operands(out=quantized[out]))
         else:
             ops += [op, Op("quantize", {"x": out, "out": quantized[out]}, {}, op.layer)]
@@ -118,6 +119,11 @@ PASSES: tuple[Callable[[Plan], Plan], ...] = (fuse_attention_input, fuse_swiglu,
 
 def _reads_q8(op: Op, x: Value | None) -> bool:
     return op.kind == "linear" and op.operands["x"] == x and not op.operands["weights"][0].format.is_float
+
+
+def _quantizes(op: Op) -> bool:
+    """Whether an op's kernels can write 8 bits."""
+    return op.kind in ("rms_norm", "swiglu") or (op.kind == "attention" and op.attrs["head_dim"] % Q8_BLOCK == 0)
 
 
 def _rewrite(plan: Plan, matches: Callable[[Op], bool], rewrite) -> Plan:

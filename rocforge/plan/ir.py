@@ -256,7 +256,7 @@ CONTRACTS: dict[str, Contract] = {
     "attention": Contract(
         "out[t, h] = softmax(scale * q[t, h] K^T) V over the sequence's positions p-window+1 .. p "
         "(0 .. p if window is 0), p = positions[t]; online softmax in float32, pages ascending; "
-        "q is the first H*D columns of qkv",
+        "q is the first H*D columns of qkv; quantised if out is q8",
         inputs=("qkv", *_CACHE, "k_cache", "v_cache"), attrs=(*_HEADS, "scale", "window"),
     ),
     "swiglu": Contract(

@@ -173,8 +173,8 @@ def _entry(raw: dict[str, Any]) -> Entry:
 
 
 def _is_size(kernel: str, name: str, size: Any) -> bool:
-    """Powers of two, which become the lengths of Triton's ranges; counts of stages and threads may be any."""
-    is_count = name == "num_stages" or kernel == THREADS
+    """Powers of two, which become the lengths of Triton's ranges; counts may be any."""
+    is_count = name in ("num_stages", "programs") or kernel == THREADS
     return type(size) is int and size >= 0 and (is_count or not size & (size - 1))
 
 

@@ -36,7 +36,8 @@ def test_the_standard_set_has_every_format_and_op():
     for tokens in (1, 512):
         some = [c.row for c in found if c.row["tokens"] == tokens]
         assert {r["format"] for r in some if r["op"] == "linear"} == {f.name for f in SUPPORTED}
-        assert {r["op"] for r in some} == set(cpu.LAUNCHERS)
+        # Attention, norm and swiglu quantise what they write: a Llama layer has no other op for it.
+        assert {r["op"] for r in some} == set(cpu.LAUNCHERS) - {"quantize"}
     assert len({c.key for c in found}) == len(found)
 
 

@@ -6,6 +6,7 @@ import pytest
 from rocforge.gguf.formats import Q8Cache
 from rocforge.plan.ir import PAGE
 from tests import reference
+from tests.ops.arrays import q8
 from tests.ops.rooms import make_room
 
 U = 2.0**-24  # half a unit in the last place of a float32 near 1
@@ -121,6 +122,13 @@ def check(room, arrays, attributes, kind):
     assert (ratio <= 1).all(), ratio.max()
 
 
+def in_8_bits(room, arrays, attributes):
+    """What the op writes into a Q8."""
+    out = q8(len(arrays[0]), attributes["heads"] * attributes["head_dim"])
+    room.attention(*arrays, out, **attributes)
+    return out
+
+
 CASES = [
     # H, G, D, lengths, new, window
     (4, 2, 64, [1], 1, 0),
@@ -186,6 +194,16 @@ def test_room_for_more_pages_changes_nothing_but_the_order(room, kind, window):
     """On a GPU, the room that a sequence has decides how many programs share its keys, some of them none."""
     for spare in (1, 40):
         check(room, step(4, 2, 32, [130, 33, 7], 1, kind, spare=spare), attrs(4, 2, 32, window), kind)
+
+
+@KINDS
+@pytest.mark.parametrize(("H", "G", "D", "lengths", "new", "window"), [(4, 2, 64, [100, 33], 1, 0), (3, 3, 96, [50, 64], 9, 0), (2, 1, 32, [40] * 6, 1, 17)])
+def test_in_8_bits_is_the_float_result_quantised(room, H, G, D, lengths, new, window, kind):
+    arrays, attributes = step(H, G, D, lengths, new, kind, spare=2), attrs(H, G, D, window)
+    wanted = q8(len(arrays[0]), H * D)
+    room.quantize(run(room, arrays, attributes), wanted)
+    for got, want in zip(in_8_bits(room, arrays, attributes), wanted, strict=True):
+        np.testing.assert_array_equal(got, want)
 
 
 NUMPY_WARNS = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")  # of no numbers, in the interpreter

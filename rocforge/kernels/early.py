@@ -1,0 +1,26 @@
+"""Launches that begin while the one before them ends, on NVIDIA GPUs from Hopper on. Computes nothing.
+
+Such a launch (CUDA's programmatic dependent launch) is put onto the device once all programs of the one before have
+let it: that hides the time in which an ordinary launch is got ready, and what it does before `wait` is hidden too. From
+`wait` on all is as in an ordinary launch: whatever was launched before is done, and its results are seen. So each
+kernel of a step waits before it reads what another has written and before it writes anything; until then it may read
+weights, which no step writes.
+
+EARLY is the constexpr that says so to a kernel (`launch` sets it). Where it is False, as on all of AMD's targets, nothing
+of this is left in the machine code. The instructions: PTX ISA, griddepcontrol.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def wait(EARLY: tl.constexpr):
+    """All that was launched before is done; the next launch may begin.
+
+    Not earlier: its programs would take places beside those of the launch before, and be spread unevenly over the
+    device (a step of Llama 3 8B took 11 % longer on an H200).
+    """
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
