@@ -1,6 +1,7 @@
 """`rocforge explain`: the plan as a table, and with --analyze what each op took. Computes and times nothing itself."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -26,11 +27,12 @@ OVER = 0.05
 @click.option("-t", "--threads", type=click.IntRange(min=1), help="CPU threads; default: one a core that may be used.")
 @click.option("--device", type=click.Choice(CHOICES), default="auto", help="What to run on.")
 @click.option("--target", metavar="GFX", help="Print the tiles that a GPU of this target would get, as gfx1100; it need not be here.")
+@click.option("--predict", is_flag=True, help="With --target: how long each launch should take, by its machine code.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @verbose
 def explain(
     model: str | None, context: int | None, tokens: int, depth: int, analyze: bool, repetitions: int, kv_format: str,
-    threads: int | None, device: str, target: str | None, as_json: bool,
+    threads: int | None, device: str, target: str | None, predict: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Print what will run where, and what it costs.
 
@@ -38,6 +40,8 @@ def explain(
     """
     if analyze and target:
         raise RequestError("--analyze measures, which only a device that is here can be: leave out --target")
+    if predict and not target:
+        raise RequestError("--predict is for a card that is not here: name its --target; --analyze measures what is here")
     if context is not None and context < depth + tokens:
         raise RequestError(f"{tokens} tokens behind {depth} do not fit into a context of {context}; raise it (--context)")
     settings = {"device": device, "threads": threads, "kv_format": kv_format}
@@ -45,7 +49,7 @@ def explain(
         found = _analyze(model, tokens, depth, repetitions, {**settings, "context": context or depth + tokens})
     else:
         # A target that is not here: the plan is the same, and the CPU can always be drawn for.
-        found = _plan(model, tokens, depth, target, {**settings, "context": context, **({"device": "cpu"} if target else {})})
+        found = _plan(model, tokens, depth, target, predict, {**settings, "context": context, **({"device": "cpu"} if target else {})})
     if as_json:
         click.echo(json.dumps(found))
     else:
@@ -60,7 +64,9 @@ def explain(
         )  # fmt: skip
 
 
-def _plan(model: str | None, tokens: int, depth: int, target: str | None, settings: dict[str, Any]) -> dict[str, Any]:
+def _plan(
+    model: str | None, tokens: int, depth: int, target: str | None, predict: bool, settings: dict[str, Any]
+) -> dict[str, Any]:
     from rocforge.llm import draw
     from rocforge.plan import explain
 
@@ -68,7 +74,7 @@ def _plan(model: str | None, tokens: int, depth: int, target: str | None, settin
     design = draw(model, **settings)
     try:
         known = {"device": f"{target} (not a device that is here)" if target else str(design.device), "tokens": tokens, "depth": depth}
-        tiles = {"tiles": _tiles(design, tokens, at)} if target or design.device.kind == "gpu" else {}
+        tiles = {"tiles": _tiles(design, tokens, at, predict)} if target or design.device.kind == "gpu" else {}
     finally:
         design.file.close()
     if target:
@@ -77,16 +83,24 @@ def _plan(model: str | None, tokens: int, depth: int, target: str | None, settin
     return {**known, "ops": rows, "memory": explain.memory(design.memory), **tiles}
 
 
-def _tiles(design: Any, tokens: int, target: Any) -> list[dict[str, Any]]:
+def _tiles(design: Any, tokens: int, target: Any, predict: bool) -> list[dict[str, Any]]:
     """Kernel x format x shape, with the tile that it gets, the tile's origin and the count of its launches."""
     from rocforge.engine import tiles
 
+    found = tiles.choices(design.plan, design.memory, design.file, tokens, 1, target)
+    times_us = {_key(*key): us for key, us in tiles.predicted_us(found, target).items()} if predict else {}
     counted: dict[tuple, dict[str, Any]] = {}
-    for row in tiles.rows(tiles.choices(design.plan, design.memory, design.file, tokens, 1, target)):
-        key = row["kernel"], row["format"], *row["shape"]
+    for row in tiles.rows(found):
+        key = _key(row["kernel"], row["format"] or "", row["shape"], row["tokens"])
         known = counted.setdefault(key, {"launches": 0, **{k: v for k, v in row.items() if k != "layer"}})
         known["launches"] += 1
+        if predict:
+            known["predicted_us"] = times_us[key]
     return list(counted.values())
+
+
+def _key(kernel: str, format: str, shape: Sequence[int], tokens: int) -> tuple:
+    return kernel, format, tuple(shape), tokens
 
 
 def _analyze(model: str | None, tokens: int, depth: int, repetitions: int, settings: dict[str, Any]) -> dict[str, Any]:
@@ -134,14 +148,20 @@ def _print(found: dict[str, Any]) -> None:
 def _print_tiles(found: dict[str, Any]) -> None:
     from rocforge.commands.tables import render, sizes
 
+    is_predicted = all("predicted_us" in row for row in found["tiles"])
     cells = [
         (
             row["op"], row["kernel"], row["format"] or "", sizes(row["shape"]), str(row["launches"]),
             " ".join(f"{name}={value}" for name, value in row["tile"].items()), row["origin"],
+            *((f"{row['predicted_us']:.1f}", f"{row['launches'] * row['predicted_us']:.0f}") if is_predicted else ()),
         )
         for row in found["tiles"]
     ]  # fmt: skip
-    click.echo(render(("op", "kernel", "format", "shape", "count", "tile", "from"), cells, right=("count",)))
+    columns = ("op", "kernel", "format", "shape", "count", "tile", "from", *(("us", "all us") if is_predicted else ()))
+    click.echo(render(columns, cells, right=("count", "us", "all us")))
+    if is_predicted:
+        total_us = sum(row["launches"] * row["predicted_us"] for row in found["tiles"])
+        click.echo(f"predicted, not measured: {total_us / 1e3:.2f} ms, without RoPE and what lies between launches")
 
 
 def _print_analysis(found: dict[str, Any]) -> None:

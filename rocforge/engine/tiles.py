@@ -57,6 +57,18 @@ def rows(found: Iterable[tuple[Op, list]]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def predicted_us(found: Iterable[tuple[Op, list]], target: Any) -> dict[Any, float]:
+    """Of each key of `choices`, what the cost model takes its launch to last, in microseconds; compiles each kernel.
+
+    Raises DeviceError for a target of which the model knows no card.
+    """
+    from rocforge.kernels.ranges import PredictedRange
+
+    answers = {choice.key: choice for _, choices in found for choice in choices}
+    range_ = PredictedRange(target, answers.values())
+    return {key: range_.predict_us(key, choice.tile) for key, choice in answers.items()}
+
+
 def subjects(found: Iterable[tuple[Op, list]]) -> tuple[list[Subject], list]:
     """(what to tune, one Choice for each): the keys of a step, those with the most to read or multiply first."""
     counts: dict[Any, int] = {}
