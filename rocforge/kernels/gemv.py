@@ -52,14 +52,15 @@ TOKENS = 8
 # Units that a lane works at in a step, by the target's family (or itself), then by the tokens (a power of two) that
 # they are good for at the most: each token has sums of its own in every lane's registers, of which GCN has 256.
 LANE_UNITS: dict[str, dict[int, int]] = {
-    "nvidia": {8: 2},
+    "nvidia": {1: 1, 8: 2},
     "cdna": {1: 2, 4: 4, 8: 2},
     "gfx906": {1: 2, 2: 4, 4: 2, 8: 1},
     "rdna": {1: 2, 8: 4},
 }
-# Warps that share a row at the most, and those that a compute unit is to hold.
-ROW_WARPS = 8
-UNIT_WARPS = {"nvidia": 20, "cdna": 16, "rdna": 16}
+# Warps that share a row at the most, and units that a lane of them has then; units that the programs of a compute unit
+# have, for each lane of a warp.
+ROW_WARPS, LONG_UNITS = 8, 2
+HELD = {"nvidia": 40, "cdna": 32, "rdna": 32}
 
 FLOATS: dict[str, FloatsTile] = {
     "nvidia": FloatsTile(2, 128, 1),
@@ -79,15 +80,16 @@ def tile(U: int, BT: int) -> GemvTile:
     if at.backend == "interpreter":
         return GemvTile(16, 4, 1, 8)
     by_tokens = LANE_UNITS.get(at.arch) or LANE_UNITS[at.family]
-    units, most = at.lanes * by_tokens[min(n for n in by_tokens if n >= BT)], UNIT_WARPS[at.family]
-    BU = triton.next_power_of_2(U)
+    units, BU = by_tokens[min(n for n in by_tokens if n >= BT)], triton.next_power_of_2(U)
     if BT > 1:
         BU = max(1, min(at.lanes, BU // 2))
-    if BU <= units:
-        return GemvTile(units // BU, BU, 1, most)
-    BU = min(BU, units * ROW_WARPS)
+    elif BU <= at.lanes:
+        units = max(units, 2)  # of short rows two: one is too little work for the way to it
+    if BU <= at.lanes * units:
+        return GemvTile(at.lanes * units // BU, BU, 1, HELD[at.family] // units)
     warps = min(BU // at.lanes, ROW_WARPS)
-    return GemvTile(1, BU, warps, max(4, most // warps))
+    BU = min(BU, LONG_UNITS * at.lanes * warps)
+    return GemvTile(1, BU, warps, max(2, HELD[at.family] * at.lanes // BU))
 
 
 # ---- block formats
