@@ -63,6 +63,7 @@ def draw(
     sequences: int = 8,
     chunk_tokens: int = 512,
     kv_format: str = "f16",
+    huge_pages: bool | None = None,
 ) -> Design:
     """File to plan to memory, with the arguments and the errors of LLM; reads no weights and takes no memory."""
     for name, value in {"context": context, "sequences": sequences, "chunk_tokens": chunk_tokens}.items():
@@ -70,7 +71,7 @@ def draw(
             raise RequestError(f"{name} is {value}; it must be at least 1")
     if kv_format not in KV_FORMATS:
         raise RequestError(f"kv_format is {kv_format!r}; it must be one of {', '.join(KV_FORMATS)}")
-    chosen = choose(device, threads, verdict)
+    chosen = choose(device, threads, verdict, huge_pages)
     file = open_gguf(path if path is not None else BUILTIN)
     try:
         config, plan = build_plan(file, kv_format)
@@ -94,7 +95,7 @@ def draw(
         except CapacityError as error:
             if chosen.kind == "cpu" or device != "auto":
                 raise
-            chosen = replace(choose("cpu", threads), reason=f"the model does not fit on {chosen.name}: {error}")
+            chosen = replace(choose("cpu", threads, None, huge_pages), reason=f"the model does not fit on {chosen.name}: {error}")
             memory = _fit(plan, chosen, file, sizes)
     except BaseException:
         file.close()
@@ -107,8 +108,13 @@ def _fit(plan: Plan, device: Device, file: GGUFFile, sizes: dict[str, int]) -> M
     if device.kind == "cpu":
         from rocforge.cpu.layout import scratch_bytes
 
-        scratch = scratch_bytes(plan.weights, sizes["tokens"])
-        return allocate(plan, **sizes, weights_bytes=file.n_bytes, scratch_bytes=scratch, available_bytes=device.memory_bytes)
+        needs = {"weights_bytes": file.n_bytes, "scratch_bytes": scratch_bytes(plan.weights, sizes["tokens"])}
+        try:
+            return allocate(plan, **sizes, **needs, available_bytes=device.memory_bytes, weights_are_mapped=not device.huge_pages)
+        except CapacityError as error:
+            if not device.huge_pages:
+                raise
+            raise CapacityError(f"{error}; or leave the weights where the file is mapped (--no-huge-pages)") from None
     from rocforge.kernels.backend import scratch_bytes, weights_bytes
 
     return allocate(
@@ -126,7 +132,7 @@ def open_backend(device: Device) -> tuple[Any, dict[str, Callable]]:
     if device.kind == "cpu":
         from rocforge.cpu import backend
 
-        return backend.Backend(device.threads), backend.LAUNCHERS
+        return backend.Backend(device.threads, device.huge_pages), backend.LAUNCHERS
     from rocforge.kernels import backend
 
     return backend.Backend(f"cuda:{device.index}"), backend.LAUNCHERS
@@ -166,10 +172,11 @@ class LLM:
     `path` is a GGUF file (any part of a split one), or None for the built-in model. `device` is
     auto, cpu or gpu. `context` is the tokens of KV cache, shared by the sequences that run at once
     (at most `sequences`); None takes the model's own, up to 4096. A prompt is computed in chunks of
-    `chunk_tokens`. `kv_format` is f16, f32 or q8_0. `progress(stage, done, total)` is called while the
-    file is loaded (bytes) and kernels are compiled (kernels).
+    `chunk_tokens`. `kv_format` is f16, f32 or q8_0. `huge_pages` has a CPU read the weights from a copy in huge pages,
+    not where the file is mapped. `progress(stage, done, total)` is called while the file is loaded (bytes)
+    and kernels are compiled (kernels).
 
-    Raises ModelError for a file that cannot be run, DeviceError for a device that is not there,
+    Raises ModelError for a file that cannot be run, DeviceError for a device or huge pages that are not there,
     CapacityError where memory does not suffice, RequestError for a parameter out of its range.
     """
 
@@ -183,11 +190,12 @@ class LLM:
         sequences: int = 8,
         chunk_tokens: int = 512,
         kv_format: str = "f16",
+        huge_pages: bool | None = None,
         progress: Callable[[str, int, int], None] | None = None,
     ):
         self._lock = threading.RLock()
         self._closed = False
-        design = draw(path, device, context, threads, sequences, chunk_tokens, kv_format)
+        design = draw(path, device, context, threads, sequences, chunk_tokens, kv_format, huge_pages)
         self._file, self.path, self.device = design.file, design.file.path, design.device
         self.config, self.plan, self.context = design.config, design.plan, design.context
         try:

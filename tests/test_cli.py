@@ -33,10 +33,10 @@ class FakeLLM:
     load_error = None
     made = []
 
-    def __init__(self, path=None, *, device, context, threads, kv_format, progress):
+    def __init__(self, path=None, *, device, context, threads, kv_format, huge_pages, progress):
         if self.load_error:
             raise self.load_error
-        self.path, self.device, self.context = path, choose(device, threads), context
+        self.path, self.device, self.context = path, choose(device, threads, None, huge_pages), context
         self.closed = self.cancelled = False
         FakeLLM.made.append(self)
 

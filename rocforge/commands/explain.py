@@ -24,13 +24,14 @@ OVER = 0.05
 @click.option("-r", "--repetitions", type=click.IntRange(min=1), default=9, help="Of the step, with --analyze.")
 @click.option("--kv", "kv_format", type=click.Choice(KV_FORMATS), default="f16", help="What the KV cache holds.")
 @click.option("-t", "--threads", type=click.IntRange(min=1), help="CPU threads; default: one a core that may be used.")
+@click.option("--huge-pages/--no-huge-pages", default=None, help="On a CPU: copy the weights into huge pages.")
 @click.option("--device", type=click.Choice(CHOICES), default="auto", help="What to run on.")
 @click.option("--target", metavar="GFX", help="Print the tiles that a GPU of this target would get, as gfx1100; it need not be here.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @verbose
 def explain(
     model: str | None, context: int | None, tokens: int, depth: int, analyze: bool, repetitions: int, kv_format: str,
-    threads: int | None, device: str, target: str | None, as_json: bool,
+    threads: int | None, huge_pages: bool | None, device: str, target: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Print what will run where, and what it costs.
 
@@ -40,7 +41,7 @@ def explain(
         raise RequestError("--analyze measures, which only a device that is here can be: leave out --target")
     if context is not None and context < depth + tokens:
         raise RequestError(f"{tokens} tokens behind {depth} do not fit into a context of {context}; raise it (--context)")
-    settings = {"device": device, "threads": threads, "kv_format": kv_format}
+    settings = {"device": device, "threads": threads, "kv_format": kv_format, "huge_pages": huge_pages}
     if analyze:
         found = _analyze(model, tokens, depth, repetitions, {**settings, "context": context or depth + tokens})
     else:
