@@ -35,7 +35,7 @@ def explain(
 ) -> None:  # fmt: skip
     """Print what will run where, and what it costs.
 
-    On a GPU also the tile of each launch, and where it comes from.
+    And the tile of each launch that has one, and where it comes from.
     """
     if analyze and target:
         raise RequestError("--analyze measures, which only a device that is here can be: leave out --target")
@@ -69,13 +69,13 @@ def _plan(model: str | None, tokens: int, depth: int, target: str | None, settin
     design = draw(model, **settings)
     try:
         known = {"device": f"{target} (not a device that is here)" if target else str(design.device), "tokens": tokens, "depth": depth}
-        tiles = {"tiles": _tiles(design, tokens, at)} if target or design.device.kind == "gpu" else {}
+        tiles = _tiles(design, tokens, at)
     finally:
         design.file.close()
     if target:
-        return {**known, "target": target, **tiles}
+        return {**known, "target": target, "tiles": tiles}
     rows = explain.rows(design.plan, {**design.memory.sizes, "T": tokens, "R": 1}, depth)
-    return {**known, "ops": rows, "memory": explain.memory(design.memory), **tiles}
+    return {**known, "ops": rows, "memory": explain.memory(design.memory), "tiles": tiles}
 
 
 def _tiles(design: Any, tokens: int, target: Any) -> list[dict[str, Any]]:
@@ -83,7 +83,8 @@ def _tiles(design: Any, tokens: int, target: Any) -> list[dict[str, Any]]:
     from rocforge.engine import tiles
 
     counted: dict[tuple, dict[str, Any]] = {}
-    for row in tiles.rows(tiles.choices(design.plan, design.memory, design.file, tokens, 1, target)):
+    kind = "gpu" if target else design.device.kind
+    for row in tiles.rows(tiles.choices(design.plan, design.memory, design.file, tokens, 1, target, kind=kind)):
         key = row["kernel"], row["format"], *row["shape"]
         known = counted.setdefault(key, {"launches": 0, **{k: v for k, v in row.items() if k != "layer"}})
         known["launches"] += 1
@@ -128,8 +129,7 @@ def _print(found: dict[str, Any]) -> None:
     click.echo(render(columns, cells, right=("layer", "bytes", "FLOPs")))
     for key, value in ((k, v) for k, v in found["memory"].items() if v):
         click.echo(f"{key.removesuffix('_bytes'):>10} {value:>16,} bytes")
-    if "tiles" in found:
-        _print_tiles(found)
+    _print_tiles(found)
 
 
 def _print_tiles(found: dict[str, Any]) -> None:

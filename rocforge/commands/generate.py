@@ -104,13 +104,16 @@ def generate(
         progress = None if quiet else stack.enter_context(Progress())
         from rocforge.engine.selftest import verdict
 
-        say(str(choose(device, threads, functools.partial(verdict, progress=progress), huge_pages)))
+        told = str(choose(device, threads, functools.partial(verdict, progress=progress), huge_pages))
+        say(told)
         from rocforge.llm import LLM  # brings Numba: not before every fault that needs no model has been told
 
         settings_of_model = {
             "device": device, "context": context, "threads": threads, "kv_format": kv_format, "huge_pages": huge_pages
         }  # fmt: skip
         llm = stack.enter_context(LLM(model, **settings_of_model, progress=progress))
+        if str(llm.device) != told:  # as was tuned for this model, or for want of memory
+            say(str(llm.device))
         tokens = prompt_tokens(llm, text, chat, system, say)
         load_s = time.perf_counter() - start_s
         run = Run(tokens, load_s)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rocforge.cpu import pages, threads
+from rocforge.cpu import pages, threads, tuning
 from rocforge.cpu.activation import swiglu
 from rocforge.cpu.attention import attention
 from rocforge.cpu.clock import stamp
@@ -21,6 +21,7 @@ from rocforge.cpu.quantize import quantize
 from rocforge.cpu.rope import rope_store, rope_table
 from rocforge.cpu.sample import penalize, sample
 from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8_SUM_BLOCK, Format, Q8Cache
+from rocforge.probe import book
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +49,16 @@ _CLOCKS = 17
 
 
 class Backend:
-    """The CPU: `n_threads` threads and the process's own memory. With `huge_pages` weights are copied into such."""
+    """The CPU: `n_threads` threads and the process's own memory. With `huge_pages` weights are copied into such.
+
+    `team` runs the programs; another may take its place between two of them.
+    """
 
     # Sizes of prompts that launch kernels which neither one token nor a full chunk does.
     PROMPTS = ()
 
     def __init__(self, n_threads: int, huge_pages: bool = False):
-        self._team, self._pool = threads.Team(n_threads), threads.Pool()
+        self.team, self._pool = threads.Team(n_threads), threads.Pool()
         self._pages = pages.Pages() if huge_pages else None
         # By the address of a tensor's bytes in the file: these, and where a step reads them.
         self._pending: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -132,12 +136,12 @@ class Backend:
 
     @contextlib.contextmanager
     def record(self) -> Iterator[threads.Program]:
-        """Within it, launches are recorded into the program it gives."""
-        with threads.record(self._pool) as program:
+        """Within it, launches are recorded into the program it gives, blocked as the caller's book says, or this user's."""
+        with book.use(book.current() or tuning.own_book()), threads.record(self._pool) as program:
             yield program
 
     def run(self, program: threads.Program) -> None:
-        self._team.run(program)
+        self.team.run(program)
 
     def profile(self, launches: Sequence[Callable[[], None]]) -> Callable[[], np.ndarray]:
         """-> run(): all `launches`, one behind the other in one program, and the seconds that each took, float64.
@@ -176,7 +180,7 @@ class Backend:
 
     def close(self) -> None:
         """End the threads, and let go of memory, once the runner has let go of its own."""
-        self._team.close()
+        self.team.close()
         self._pages = None
         self._pending.clear()
 
