@@ -17,7 +17,7 @@ COMMANDS = {
     "generate": "Continue a text, or answer a question.",
     "explain": "Print what will run where, and what it costs.",
     "bench": "Time a model: tokens a second of prompts and of text.",
-    "tune": "Find the best tiles for a GPU, or threads for a CPU, and keep them.",
+    "tune": "Find the best tiles for a GPU, or settings and blocking for a CPU, and keep them.",
     "probe": "Print the devices that are here, and which one would be used.",
 }
 

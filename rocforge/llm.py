@@ -16,7 +16,7 @@ from rocforge.engine.runner import Runner
 from rocforge.engine.sampler import Sampler
 from rocforge.engine.scheduler import Batch, Scheduler
 from rocforge.engine.selftest import verdict
-from rocforge.engine.tuned_threads import best_threads
+from rocforge.engine.tuned_settings import best_settings
 from rocforge.errors import CapacityError, RequestError
 from rocforge.gguf.formats import Q8_BLOCK
 from rocforge.gguf.chat import TEMPLATE_KEY, find_template, render_chat
@@ -29,7 +29,7 @@ from rocforge.plan.fuse import fuse
 from rocforge.plan.ir import KV_FORMATS, PAGE, Plan
 from rocforge.plan.place import place
 from rocforge.probe import Device, choose
-from rocforge.probe.cpu import resident_bytes
+from rocforge.probe.cpu import gives_huge_pages, resident_bytes
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ def draw(
     sequences: int = 8,
     chunk_tokens: int = 512,
     kv_format: str = "f16",
+    huge_pages: bool | None = None,
 ) -> Design:
     """File to plan to memory, with the arguments and the errors of LLM; reads no weights and takes no memory."""
     for name, value in {"context": context, "sequences": sequences, "chunk_tokens": chunk_tokens}.items():
@@ -70,12 +71,10 @@ def draw(
             raise RequestError(f"{name} is {value}; it must be at least 1")
     if kv_format not in KV_FORMATS:
         raise RequestError(f"kv_format is {kv_format!r}; it must be one of {', '.join(KV_FORMATS)}")
-    chosen = choose(device, threads, verdict)
+    chosen = choose(device, threads, verdict, huge_pages)
     file = open_gguf(path if path is not None else BUILTIN)
     try:
         config, plan = build_plan(file, kv_format)
-        if chosen.kind == "cpu" and threads is None and (tuned := best_threads(config.name)):
-            chosen = replace(chosen, threads=tuned, reason=f"{chosen.reason}; {tuned} threads by `rocforge tune`")
         if kv_format == "q8_0" and config.head_dim % Q8_BLOCK:
             raise RequestError(f"kv_format q8_0 needs heads of a multiple of {Q8_BLOCK} values, {file.path} has {config.head_dim}")
         plan = fuse(plan)
@@ -89,17 +88,46 @@ def draw(
             "sequences": sequences + 1,
             "context": context,
         }
+        settle = lambda chosen: _settle(chosen, config.name, threads, huge_pages, lambda device: _fit(plan, device, file, sizes))
         try:
-            memory = _fit(plan, chosen, file, sizes)
+            chosen, memory = settle(chosen)
         except CapacityError as error:
             if chosen.kind == "cpu" or device != "auto":
                 raise
-            chosen = replace(choose("cpu", threads), reason=f"the model does not fit on {chosen.name}: {error}")
-            memory = _fit(plan, chosen, file, sizes)
+            host = choose("cpu", threads, None, huge_pages)
+            chosen, memory = settle(replace(host, reason=f"the model does not fit on {chosen.name}: {error}"))
     except BaseException:
         file.close()
         raise
     return Design(file, chosen, config, place(plan, chosen), memory, context)
+
+
+def _settle(
+    device: Device, model: str, threads: int | None, huge_pages: bool | None, fit: Callable[[Device], Memory]
+) -> tuple[Device, Memory]:
+    """The device with the settings that are given, a CPU's else as `rocforge tune` found them best for the model,
+    and what `fit` gives of it: the memory plan."""
+    best = best_settings(model) if device.kind == "cpu" else None
+    said = [device.reason]
+    if best and threads is None and best.threads != device.threads:
+        device = replace(device, threads=best.threads)
+        said.append(f"{best.threads} thread{'s' * (best.threads > 1)} by `rocforge tune`")
+    if best and huge_pages is None and best.huge_pages:
+        obstacle = _obstacle_to_huge_pages(device, fit)
+        device = replace(device, huge_pages=obstacle is None)
+        said.append(f"no huge pages, which `rocforge tune` found best: {obstacle}" if obstacle else "huge pages by `rocforge tune`")
+    return replace(device, reason="; ".join(said)), fit(device)
+
+
+def _obstacle_to_huge_pages(device: Device, fit: Callable[[Device], Memory]) -> str | None:
+    """Why the weights cannot be copied into such; None where they can."""
+    if not gives_huge_pages():
+        return "the system gives none"
+    try:
+        fit(replace(device, huge_pages=True))
+    except CapacityError:
+        return "memory does not suffice for a copy of the weights"
+    return None
 
 
 def _fit(plan: Plan, device: Device, file: GGUFFile, sizes: dict[str, int]) -> Memory:
@@ -107,8 +135,13 @@ def _fit(plan: Plan, device: Device, file: GGUFFile, sizes: dict[str, int]) -> M
     if device.kind == "cpu":
         from rocforge.cpu.layout import scratch_bytes
 
-        scratch = scratch_bytes(plan.weights, sizes["tokens"])
-        return allocate(plan, **sizes, weights_bytes=file.n_bytes, scratch_bytes=scratch, available_bytes=device.memory_bytes)
+        needs = {"weights_bytes": file.n_bytes, "scratch_bytes": scratch_bytes(plan.weights, sizes["tokens"])}
+        try:
+            return allocate(plan, **sizes, **needs, available_bytes=device.memory_bytes, weights_are_mapped=not device.huge_pages)
+        except CapacityError as error:
+            if not device.huge_pages:
+                raise
+            raise CapacityError(f"{error}; or leave the weights where the file is mapped (--no-huge-pages)") from None
     from rocforge.kernels.backend import scratch_bytes, weights_bytes
 
     return allocate(
@@ -126,7 +159,7 @@ def open_backend(device: Device) -> tuple[Any, dict[str, Callable]]:
     if device.kind == "cpu":
         from rocforge.cpu import backend
 
-        return backend.Backend(device.threads), backend.LAUNCHERS
+        return backend.Backend(device.threads, device.huge_pages), backend.LAUNCHERS
     from rocforge.kernels import backend
 
     return backend.Backend(f"cuda:{device.index}"), backend.LAUNCHERS
@@ -166,10 +199,12 @@ class LLM:
     `path` is a GGUF file (any part of a split one), or None for the built-in model. `device` is
     auto, cpu or gpu. `context` is the tokens of KV cache, shared by the sequences that run at once
     (at most `sequences`); None takes the model's own, up to 4096. A prompt is computed in chunks of
-    `chunk_tokens`. `kv_format` is f16, f32 or q8_0. `progress(stage, done, total)` is called while the
-    file is loaded (bytes) and kernels are compiled (kernels).
+    `chunk_tokens`. `kv_format` is f16, f32 or q8_0. `huge_pages` has a CPU read the weights from a copy in huge pages,
+    not where the file is mapped. `threads` and `huge_pages` None take what `rocforge tune` found best for
+    the model, else a thread a core and the mapping. `progress(stage, done, total)` is called while the file
+    is loaded (bytes) and kernels are compiled (kernels).
 
-    Raises ModelError for a file that cannot be run, DeviceError for a device that is not there,
+    Raises ModelError for a file that cannot be run, DeviceError for a device or huge pages that are not there,
     CapacityError where memory does not suffice, RequestError for a parameter out of its range.
     """
 
@@ -183,11 +218,12 @@ class LLM:
         sequences: int = 8,
         chunk_tokens: int = 512,
         kv_format: str = "f16",
+        huge_pages: bool | None = None,
         progress: Callable[[str, int, int], None] | None = None,
     ):
         self._lock = threading.RLock()
         self._closed = False
-        design = draw(path, device, context, threads, sequences, chunk_tokens, kv_format)
+        design = draw(path, device, context, threads, sequences, chunk_tokens, kv_format, huge_pages)
         self._file, self.path, self.device = design.file, design.file.path, design.device
         self.config, self.plan, self.context = design.config, design.plan, design.context
         try:

@@ -32,11 +32,12 @@ class FakeLLM:
     interrupt_after = None
     load_error = None
     made = []
+    tuned = {}  # fields of the device that this model is run with
 
-    def __init__(self, path=None, *, device, context, threads, kv_format, progress):
+    def __init__(self, path=None, *, device, context, threads, kv_format, huge_pages, progress):
         if self.load_error:
             raise self.load_error
-        self.path, self.device, self.context = path, choose(device, threads), context
+        self.path, self.device, self.context = path, dataclasses.replace(choose(device, threads, None, huge_pages), **self.tuned), context
         self.closed = self.cancelled = False
         FakeLLM.made.append(self)
 
@@ -170,6 +171,12 @@ def test_text_on_stdout_all_else_on_stderr(run, llm):
     for part in ("prompt: 5 tokens at", "text: 3 tokens at", "first token after", "peak memory", "by stop", "seed 5"):
         assert part in lines[-1]
     assert llm.made[0].closed
+
+
+def test_what_was_tuned_for_the_model_is_told_when_it_is_open(run, llm):
+    llm.tuned = {"threads": 77, "huge_pages": True, "reason": "for a reason; 77 threads by `rocforge tune`"}
+    first, then, _ = run("generate", "Tell", "--device", "cpu")[2].splitlines()
+    assert first == str(choose("cpu")) and then.endswith("77 threads, weights in huge pages (for a reason; 77 threads by `rocforge tune`)")
 
 
 def test_no_second_newline(run, llm):

@@ -10,6 +10,8 @@ import pytest
 
 from rocforge import cli
 from rocforge.commands import tune
+from rocforge.cpu import tuning
+from rocforge.engine import operands
 from rocforge.probe import tuned
 from tests.engine.test_tune import SUBJECTS, TIMES, FakeRange
 from tests.paths import ROOT
@@ -111,14 +113,48 @@ def test_without_a_gpu_one_line(capsys):
     assert code == 2 and "device gpu" in err and err.count("rocforge: error:") == 1
 
 
-def test_the_cpu_s_threads(capsys, own_cache):
-    """On the built-in model; whatever wins, all numbers of threads were timed, and it is written under the CPU's name."""
+@pytest.fixture
+def quick(monkeypatch):
+    """Few copies of a kernel's operands, one measurement of the whole model; what was read of databases is forgotten."""
+    monkeypatch.setattr(operands, "ROTATED_BYTES", 1 << 20)
+    monkeypatch.setattr(tune, "RUNS", 1)
+    tuning.own_book.cache_clear()
+    yield
+    tuning.own_book.cache_clear()
+
+
+def test_a_cpu_s_settings_and_blocking(quick, capsys, own_cache):
+    """On the built-in model; whatever wins, it is written under the CPU's name, and the same command has nothing left to do."""
     code, out, err = run(capsys, "--cpu", "-m", str(MODEL), "--tokens", "1,16", "--json")
     found = json.loads(out)
     assert code == 0, err
-    assert [(r["kernel"], r["tokens"], r["op"]) for r in found["results"]] == [("threads", 1, "step"), ("threads", 16, "step")]
-    assert all(r["time_us"] > 0 and r["tile"]["threads"] >= 1 for r in found["results"])
-    assert list(tuned.read(own_cache / "tuning" / tuned.user_path(found["target"], None).name).entries)
+    (step, *kernels) = found["results"]
+    assert (step["op"], step["kernel"], step["tokens"]) == ("step", "step", 1) and step["default"]["huge_pages"] == 0
+    assert {(r["op"], r["tokens"]) for r in kernels} >= {("linear", 1), ("linear", 16)} and {r["kernel"] for r in kernels} >= {"rows"}
+    assert all(r["time_us"] > 0 for r in found["results"]) and found["done"] == found["subjects"]
+    assert found["end_to_end"]["before"].keys() == found["end_to_end"]["after"].keys() == {"pp512", "tg64"}
+    path = tuned.user_path(found["target"], None)
+    assert len(tuned.read(own_cache / "tuning" / path.name).entries) == found["subjects"]
+    code, out, err = run(capsys, "--cpu", "-m", str(MODEL), "--tokens", "1,16", "--json")
+    assert code == 0 and all(r["is_known"] for r in json.loads(out)["results"])
+
+
+def test_without_huge_pages_that_is_told_and_the_rest_is_tuned(quick, capsys, monkeypatch):
+    monkeypatch.setattr("rocforge.probe.cpu.gives_huge_pages", lambda: False)
+    code, out, err = run(capsys, "--cpu", "-m", str(MODEL), "--tokens", "1", "--json")
+    assert code == 0 and "huge pages are not tried: huge pages: this system gives none" in err
+    assert json.loads(out)["results"][0]["tile"]["huge_pages"] == 0
+
+
+def test_ctrl_c_while_the_whole_model_is_timed_keeps_the_table(gpu, capsys, monkeypatch):
+    def measure(is_tuned):
+        if is_tuned:
+            raise KeyboardInterrupt
+        return {"pp512": 100.0}
+
+    monkeypatch.setitem(tune.JOBS, "gpu", lambda **_: tune.Job(gpu, SUBJECTS, measure))
+    code, out, err = run(capsys, "-m", "model.gguf")
+    assert code == 130 and out.count("1.25x") == 3 and "before" not in out and "kept in" in err
 
 
 def compiled(tmp_path, *args):

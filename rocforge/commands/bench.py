@@ -54,6 +54,7 @@ class Numbers(click.ParamType):
 @click.option("--peers/--no-peers", default=True, help="With --ops: time beside each what torch or numpy would take.")
 @click.option("--kv", "kv_format", type=click.Choice(KV_FORMATS), default="f16", help="What the KV cache holds.")
 @click.option("-t", "--threads", type=click.IntRange(min=1), help="CPU threads; default: one a core that may be used.")
+@click.option("--huge-pages/--no-huge-pages", default=None, help="On a CPU: copy the weights into huge pages.")
 @click.option("--device", type=click.Choice(CHOICES), default="auto", help="What to run on.")
 @click.option("-o", "--output", type=click.Choice(tuple(results.RENDER)), default="table", help="How results are printed.")
 @click.option("--json", "as_json", is_flag=True, help="The same as --output json.")
@@ -108,8 +109,8 @@ def _drawing(path: str, is_ops: bool, depths: Sequence[int]) -> Callable[[dict, 
 
 def _models(
     machine: dict, rows: list[dict], progress: Progress, *, model: str | None, prompts: Sequence[int], texts: Sequence[int],
-    depths: Sequence[int], batches: Sequence[int], repetitions: int, chunk: int, kv_format: str, threads: int | None, device: str,
-    **_,
+    depths: Sequence[int], batches: Sequence[int], repetitions: int, chunk: int, kv_format: str, threads: int | None,
+    huge_pages: bool | None, device: str, **_,
 ) -> None:  # fmt: skip
     """Fills `machine`, and `rows` one by one."""
     from rocforge.engine.measure import measure, workloads
@@ -119,7 +120,7 @@ def _models(
     if not planned:
         raise RequestError("nothing to time: give a prompt (-p), a text (-n) and a batch (-b) above 0")
     settings = {
-        "device": device, "threads": threads, "kv_format": kv_format, "chunk_tokens": chunk,
+        "device": device, "threads": threads, "kv_format": kv_format, "huge_pages": huge_pages, "chunk_tokens": chunk,
         "context": max(t.context for t in planned), "sequences": max(t.sequences for t in planned),
     }  # fmt: skip
     with LLM(model, **settings, progress=progress) as llm:
@@ -136,7 +137,8 @@ def _models(
 
 def _ops(
     machine: dict, rows: list[dict], progress: Progress, *, model: str | None, ops: str, tokens: Sequence[int],
-    depths: Sequence[int], repetitions: int, peers: bool, kv_format: str, threads: int | None, device: str, **_,
+    depths: Sequence[int], repetitions: int, peers: bool, kv_format: str, threads: int | None, huge_pages: bool | None,
+    device: str, **_,
 ) -> None:  # fmt: skip
     """Fills `machine`, the roofline among it, and `rows` one by one."""
     from rocforge import llm
@@ -151,10 +153,10 @@ def _ops(
         from rocforge.engine.selftest import verdict
         from rocforge.probe import choose
 
-        chosen = choose(device, threads, verdict)
+        chosen = choose(device, threads, verdict, huge_pages)
         plans, name = standard.plans(chosen.kind, kv_format), standard.NAME
     else:
-        design = llm.draw(model, device, threads=threads, kv_format=kv_format)
+        design = llm.draw(model, device, threads=threads, kv_format=kv_format, huge_pages=huge_pages)
         design.file.close()
         chosen, plans, name = design.device, [design.plan], design.config.name
     click.echo(str(chosen), err=True)

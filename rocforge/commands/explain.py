@@ -25,6 +25,7 @@ OVER = 0.05
 @click.option("-r", "--repetitions", type=click.IntRange(min=1), default=9, help="Of the step, with --analyze.")
 @click.option("--kv", "kv_format", type=click.Choice(KV_FORMATS), default="f16", help="What the KV cache holds.")
 @click.option("-t", "--threads", type=click.IntRange(min=1), help="CPU threads; default: one a core that may be used.")
+@click.option("--huge-pages/--no-huge-pages", default=None, help="On a CPU: copy the weights into huge pages.")
 @click.option("--device", type=click.Choice(CHOICES), default="auto", help="What to run on.")
 @click.option("--target", metavar="GFX", help="Print the tiles that a GPU of this target would get, as gfx1100; it need not be here.")
 @click.option("--predict", is_flag=True, help="With --target: how long each launch should take, by its machine code.")
@@ -32,11 +33,11 @@ OVER = 0.05
 @verbose
 def explain(
     model: str | None, context: int | None, tokens: int, depth: int, analyze: bool, repetitions: int, kv_format: str,
-    threads: int | None, device: str, target: str | None, predict: bool, as_json: bool,
+    threads: int | None, huge_pages: bool | None, device: str, target: str | None, predict: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Print what will run where, and what it costs.
 
-    On a GPU also the tile of each launch, and where it comes from.
+    And the tile of each launch that has one, and where it comes from.
     """
     if analyze and target:
         raise RequestError("--analyze measures, which only a device that is here can be: leave out --target")
@@ -44,7 +45,7 @@ def explain(
         raise RequestError("--predict is for a card that is not here: name its --target; --analyze measures what is here")
     if context is not None and context < depth + tokens:
         raise RequestError(f"{tokens} tokens behind {depth} do not fit into a context of {context}; raise it (--context)")
-    settings = {"device": device, "threads": threads, "kv_format": kv_format}
+    settings = {"device": device, "threads": threads, "kv_format": kv_format, "huge_pages": huge_pages}
     if analyze:
         found = _analyze(model, tokens, depth, repetitions, {**settings, "context": context or depth + tokens})
     else:
@@ -74,20 +75,21 @@ def _plan(
     design = draw(model, **settings)
     try:
         known = {"device": f"{target} (not a device that is here)" if target else str(design.device), "tokens": tokens, "depth": depth}
-        tiles = {"tiles": _tiles(design, tokens, at, predict)} if target or design.device.kind == "gpu" else {}
+        tiles = _tiles(design, tokens, at, predict)
     finally:
         design.file.close()
     if target:
-        return {**known, "target": target, **tiles}
+        return {**known, "target": target, "tiles": tiles}
     rows = explain.rows(design.plan, {**design.memory.sizes, "T": tokens, "R": 1}, depth)
-    return {**known, "ops": rows, "memory": explain.memory(design.memory), **tiles}
+    return {**known, "ops": rows, "memory": explain.memory(design.memory), "tiles": tiles}
 
 
 def _tiles(design: Any, tokens: int, target: Any, predict: bool) -> list[dict[str, Any]]:
     """Kernel x format x shape, with the tile that it gets, the tile's origin and the count of its launches."""
     from rocforge.engine import tiles
 
-    found = tiles.choices(design.plan, design.memory, design.file, tokens, 1, target)
+    kind = "gpu" if target else design.device.kind
+    found = tiles.choices(design.plan, design.memory, design.file, tokens, 1, target, kind=kind)
     times_us = {_key(*key): us for key, us in tiles.predicted_us(found, target).items()} if predict else {}
     counted: dict[tuple, dict[str, Any]] = {}
     for row in tiles.rows(found):
@@ -141,8 +143,7 @@ def _print(found: dict[str, Any]) -> None:
     click.echo(render(columns, cells, right=("layer", "bytes", "FLOPs")))
     for key, value in ((k, v) for k, v in found["memory"].items() if v):
         click.echo(f"{key.removesuffix('_bytes'):>10} {value:>16,} bytes")
-    if "tiles" in found:
-        _print_tiles(found)
+    _print_tiles(found)
 
 
 def _print_tiles(found: dict[str, Any]) -> None:

@@ -55,6 +55,7 @@ def sampling_options(command: Callable) -> Callable:
 @click.option("-c", "--context", type=click.IntRange(min=1), help="Tokens that prompt and text may have.")
 @click.option("--kv", "kv_format", type=click.Choice(KV_FORMATS), default="f16", help="What the KV cache holds.")
 @click.option("-t", "--threads", type=click.IntRange(min=1), help="CPU threads; default: one a core that may be used.")
+@click.option("--huge-pages/--no-huge-pages", default=None, help="On a CPU: copy the weights into huge pages.")
 @click.option("--device", type=click.Choice(CHOICES), default="auto", help="What to run on.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of the text.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but the text.")
@@ -70,6 +71,7 @@ def generate(
     context: int | None,
     kv_format: str,
     threads: int | None,
+    huge_pages: bool | None,
     device: str,
     as_json: bool,
     quiet: bool,
@@ -102,11 +104,16 @@ def generate(
         progress = None if quiet else stack.enter_context(Progress())
         from rocforge.engine.selftest import verdict
 
-        say(str(choose(device, threads, functools.partial(verdict, progress=progress))))
+        told = str(choose(device, threads, functools.partial(verdict, progress=progress), huge_pages))
+        say(told)
         from rocforge.llm import LLM  # brings Numba: not before every fault that needs no model has been told
 
-        settings_of_model = {"device": device, "context": context, "threads": threads, "kv_format": kv_format}
+        settings_of_model = {
+            "device": device, "context": context, "threads": threads, "kv_format": kv_format, "huge_pages": huge_pages
+        }  # fmt: skip
         llm = stack.enter_context(LLM(model, **settings_of_model, progress=progress))
+        if str(llm.device) != told:  # as was tuned for this model, or for want of memory
+            say(str(llm.device))
         tokens = prompt_tokens(llm, text, chat, system, say)
         load_s = time.perf_counter() - start_s
         run = Run(tokens, load_s)

@@ -22,7 +22,7 @@ CANCELLED = 130
 # What end to end is measured with, before and after: tokens of a prompt, tokens of text, runs of which the median
 # counts; and the context that has room for them.
 PROMPT, TEXT, RUNS = 512, 64, 3
-CONTEXT = 1024
+CONTEXT = 512
 
 
 @click.command(context_settings={"show_default": True})
@@ -32,7 +32,7 @@ CONTEXT = 1024
 @click.option("--budget", type=click.FloatRange(min=0, min_open=True), metavar="MINUTES", help="Stop after as long.")
 @click.option("--again", is_flag=True, help="Tune anew what is in the database already.")
 @click.option("--device", type=click.Choice(("gpu", "cpu")), default="gpu", help="What to tune.")
-@click.option("--cpu", is_flag=True, help="The same as --device cpu: how many threads run a model best.")
+@click.option("--cpu", is_flag=True, help="The same as --device cpu: a model's threads, pages, and its kernels' blocking.")
 @click.option("--target", metavar="GFX", help="Predict for an AMD target that need not be here, as gfx1100.")
 @click.option("--database", metavar="FILE", help="Write here instead of into your own database.")
 @click.option("--kv", "kv_format", type=click.Choice(KV_FORMATS), default="f16", help="What the KV cache holds.")
@@ -46,7 +46,7 @@ def tune(
     device: str, cpu: bool, target: str | None, database: str | None, kv_format: str, export_to: str | None,
     import_from: str | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Find the best tiles for a GPU, or threads for a CPU, and keep them.
+    """Find the best tiles for a GPU, or settings and blocking for a CPU, and keep them.
 
     Results are kept one by one: after Ctrl-C, or when the budget is spent, the same command goes on.
     """
@@ -92,7 +92,7 @@ def _gpu(model: str | None, tokens: tuple[int, ...], kv_format: str, target: str
 
     torch.cuda.set_device(chosen.index)
     subjects, choices = _subjects(model, tokens, kv_format, None)
-    measure = (lambda tuned_: _end_to_end(model, kv_format, tuned_)) if model else None
+    measure = (lambda is_tuned: _end_to_end(model, is_tuned, {"device": "gpu", "kv_format": kv_format})) if model else None
     return Job(DeviceRange(choices, chosen.name, random_blocks), subjects, measure)
 
 
@@ -110,50 +110,86 @@ def _subjects(model: str | None, tokens: tuple[int, ...], kv_format: str, target
 
     if model is None:
         return tiles.every(target, tokens)
-    from rocforge.llm import draw
+    _, found = _steps(model, tokens, {"kv_format": kv_format}, "gpu", target)
+    return tiles.subjects(found)
 
-    design = draw(model, "cpu", chunk_tokens=max(tokens), kv_format=kv_format)  # reads no weights, takes no memory
+
+def _steps(model: str, tokens: tuple[int, ...], settings: dict[str, Any], kind: str, target=None) -> tuple[Any, list]:
+    """(the model's design, what the launchers of its steps are answered without a database); its file is closed."""
+    from rocforge.engine import tiles
+    from rocforge.llm import draw
+    from rocforge.probe.book import Book
+
+    design = draw(model, "cpu", chunk_tokens=max(tokens), **settings)  # reads no weights, takes no memory
     try:
         steps = dict.fromkeys(min(n, design.memory.sizes["T"]) for n in tokens)
-        found = [tiles.choices(design.plan, design.memory, design.file, n, 1, target, tiles.no_book()) for n in steps]
+        found = [tiles.choices(design.plan, design.memory, design.file, n, 1, target, Book(), kind) for n in steps]
     finally:
         design.file.close()
-    return tiles.subjects([pair for step in found for pair in step])
+    return design, [pair for step in found for pair in step]
 
 
 def _cpu(model: str | None, tokens: tuple[int, ...], kv_format: str, target: str | None) -> Job:
-    from rocforge.engine.tune_cpu import CPURange
+    from rocforge.engine.tune_cpu import CPURange, Kernels, Steps
     from rocforge.llm import LLM
+    from rocforge.probe import cpu
 
-    def open_model(threads: int) -> LLM:
-        return LLM(model, device="cpu", threads=threads, context=max(CONTEXT, *tokens), chunk_tokens=max(tokens), kv_format=kv_format)
-
-    with open_model(1) as llm:  # before all else: is it a model?
-        name = llm.config.name
-    range_ = CPURange(open_model)
+    given, default = {"device": "cpu", "kv_format": kv_format}, {"threads": cpu.describe().cores, "huge_pages": False}
+    design, found = _steps(model, tokens, {"kv_format": kv_format, **default}, "cpu")
+    parts = [Kernels(design.plan, found)]
+    if 1 in tokens:
+        settings = {**given, "threads": 1, "context": CONTEXT, "chunk_tokens": 1}
+        open_model = lambda huge_pages: LLM(model, **settings, huge_pages=huge_pages)
+        parts.insert(0, Steps(design.config.name, open_model, _has_huge_pages(model, settings)))
+    range_ = CPURange(parts)
     click.echo(f"cpu: {range_.device}", err=True)
-    return Job(range_, range_.subjects(name, tokens), close=range_.close)
+    measure = lambda is_tuned: _end_to_end(model, is_tuned, given if is_tuned else {**given, **default})
+    return Job(range_, range_.subjects, measure, range_.close)
 
 
-def _end_to_end(model: str, kv_format: str, is_tuned: bool) -> dict[str, float]:
-    """Tokens a second of a prompt and of text, with the tiles of the databases or with the defaults."""
+def _has_huge_pages(model: str, settings: dict[str, Any]) -> bool:
+    """Whether the model's weights can be copied into huge pages; says why not."""
+    from rocforge.errors import CapacityError, DeviceError
+    from rocforge.llm import draw
+
+    try:
+        draw(model, **settings, huge_pages=True).file.close()
+    except (CapacityError, DeviceError) as error:
+        click.echo(f"huge pages are not tried: {error}", err=True)
+        return False
+    return True
+
+
+def _end_to_end(model: str, is_tuned: bool, settings: dict[str, Any]) -> dict[str, float]:
+    """Tokens a second of a prompt and of text, as the databases have it or with the kernels' defaults."""
     import statistics
 
     from rocforge.engine.measure import Workload, measure
-    from rocforge.engine.tiles import no_book
-    from rocforge.kernels import tuning
     from rocforge.llm import LLM
+    from rocforge.probe.book import Book, use
 
-    tuning.book_for.cache_clear()
+    _forget_books(settings["device"])
     with (
-        tuning.use(None if is_tuned else no_book()),
+        use(None if is_tuned else Book()),
         Progress() as progress,
-        LLM(model, device="gpu", context=CONTEXT, chunk_tokens=PROMPT, kv_format=kv_format, progress=progress) as llm,
+        LLM(model, **settings, context=CONTEXT, chunk_tokens=PROMPT, progress=progress) as llm,
     ):
         found = {}
         for test in (Workload(PROMPT, 0), Workload(0, TEXT)):
             found[test.name] = statistics.median(measure(llm.runner, llm.config.vocab_size, test, RUNS).rates)
     return found
+
+
+def _forget_books(device: str) -> None:
+    """What was read of the databases before they were written."""
+    if device == "cpu":
+        from rocforge.cpu.tuning import own_book
+
+        own_book.cache_clear()
+    else:
+        from rocforge.kernels.tuning import book_for
+
+        book_for.cache_clear()
 
 
 # By what is tuned; each makes a Job.
@@ -169,17 +205,18 @@ def _run(ctx: click.Context, job: Job, database: str | None, budget_s: float, ag
 
     path = Path(database) if database else tuned.user_path(job.range.target, job.range.triton)
     before = job.end_to_end(False) if job.end_to_end else None
-    show, found, is_cancelled = _Status(), [], False
+    after, show, found, is_cancelled = None, _Status(), [], False
     try:
-        for each in search(job.range, job.subjects, path, budget_s=budget_s, again=again, report=show):
-            found.append(each)
-            show.done(each, len(found), len(job.subjects))
+        try:
+            for each in search(job.range, job.subjects, path, budget_s=budget_s, again=again, report=show):
+                found.append(each)
+                show.done(each, len(found), len(job.subjects))
+        finally:
+            show.clear()
+            job.close()
+        after = job.end_to_end(True) if job.end_to_end else None
     except KeyboardInterrupt:
         is_cancelled = True
-    finally:
-        show.clear()
-        job.close()
-    after = job.end_to_end(True) if job.end_to_end and not is_cancelled else None
     result = {
         "target": job.range.target, "device": job.range.device, "status": job.range.status, "database": str(path),
         "done": len(found), "subjects": len(job.subjects), "results": list(_rows(found)),

@@ -1,9 +1,12 @@
 """Attention over a paged KV cache, with online softmax. A score is never stored beyond its page."""
 
+from typing import NamedTuple
+
 import numpy as np
 from llvmlite import ir
 from numba import types
 
+from rocforge.cpu import tuning
 from rocforge.cpu.isa import (
     ELEMENT,
     any_above,
@@ -46,13 +49,26 @@ f32 = np.float32
 
 # Rows of a page; a page's scores are two vectors.
 PAGE = 32
-# Query rows (tokens times heads of one kv-head) that share a page once it is converted, at the most; they
-# are fewer where each thread would not get as many shares of the work as this.
-ROWS, SHARES = 128, 4
 # Below any score, and what a score is that a query does not see: its exponential is 0 even beside NEVER.
 NEVER, HIDDEN = f32(-1e30), f32(-np.inf)
 # A query row's state, bytes: 16 sums, the largest score.
 LARGEST, STATE = 64, 128
+
+
+class Blocking(NamedTuple):
+    """What suits one machine and not another: query `ROWS` (tokens times heads of one kv-head) that share a page once it
+    is converted, at the most; they are fewer where a thread would not get as many `SHARES` of the work."""
+
+    ROWS: int
+    SHARES: int
+
+
+DEFAULT = Blocking(128, 4)
+
+
+@inline
+def tokens_at_once(rows, shares, group, T, G, team):
+    return max(1, min(rows // group, T * G // (shares * team)))
 
 
 # ---- a page, as float32
@@ -171,11 +187,11 @@ def run_of(t, stop, positions, sequences):
 @kernel
 def attend(args, tid, team):
     (qkv, positions, sequences, page_table, k_cache, k_scales, v_cache, v_scales, out, out_scales, out_sums,
-     T, P, H, G, D, width, stride, window, scale) = words(args, 20)  # fmt: skip
+     T, P, H, G, D, width, stride, window, scale, rows, shares) = words(args, 22)  # fmt: skip
     group, page_values, padded = H // G, PAGE * D, (D + 15) // 16 * 16
     # Where there are fewer kv-heads and tokens than threads, threads share the heads of a group.
     parts = min(group, (team + T * G - 1) // (T * G))
-    tokens_at_most = max(1, min(ROWS // group, T * G // (SHARES * team)))
+    tokens_at_most = tokens_at_once(rows, shares, group, T, G, team)
     rows_at_most = tokens_at_most * group
     room = PAGE * (D + 4)  # of a page: K^T with D rounded up to 4, and V with what is read behind its last row
     memory = heap(4 * (2 * room + rows_at_most * (D + padded + PAGE)) + STATE * rows_at_most + 64)
@@ -266,4 +282,6 @@ def attention(
     assert all(part is None or part.flags.c_contiguous for part in outs), outs
     assert outs[1] is None or head_dim % Q8_BLOCK == 0, head_dim
     sizes = (len(qkv), page_table.shape[1], heads, kv_heads, head_dim, k.values.itemsize, qkv.strides[0] // 4)
-    launch(attend, qkv, positions, sequences, page_table, *k, *v, *outs, *sizes, window, scale)
+    kept = "q8_0" if k.scales is not None else {2: "f16", 4: "f32"}[k.values.itemsize]
+    blocking = tuning.tile(attend.__name__, DEFAULT, kept, (head_dim, heads // kv_heads, kv_heads), len(qkv))
+    launch(attend, qkv, positions, sequences, page_table, *k, *v, *outs, *sizes, window, scale, *blocking)

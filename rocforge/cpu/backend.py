@@ -1,13 +1,14 @@
 """What the runner asks of a room: memory, weights, launchers, and a step recorded as one program."""
 
 import contextlib
+import logging
 import mmap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from rocforge.cpu import threads
+from rocforge.cpu import pages, threads, tuning
 from rocforge.cpu.activation import swiglu
 from rocforge.cpu.attention import attention
 from rocforge.cpu.clock import stamp
@@ -20,6 +21,9 @@ from rocforge.cpu.quantize import quantize
 from rocforge.cpu.rope import rope_store, rope_table
 from rocforge.cpu.sample import penalize, sample
 from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8_SUM_BLOCK, Format, Q8Cache
+from rocforge.probe import book
+
+log = logging.getLogger(__name__)
 
 # By op kind of plan/ir.py; the keywords of each are its contract's names.
 LAUNCHERS: dict[str, Callable[..., None]] = {
@@ -36,39 +40,58 @@ LAUNCHERS: dict[str, Callable[..., None]] = {
 
 _DTYPES = {"f32": np.float32, "f16": np.float16, "i32": np.int32}
 
-# Bytes between two reports of progress while the file is read.
-_PIECE_BYTES = 64 << 20
+# Bytes between two reports of progress while the file is read; while it is copied, what memory holds twice.
+_PIECE_BYTES = 16 << 20
+# Of copied weights, the share that the system puts into huge pages at the least, or it is told of.
+_MOSTLY = 0.9
 # Times that the clock is read before a profile's first launch: in the first of them threads still wake.
 _CLOCKS = 17
 
 
 class Backend:
-    """The CPU: `n_threads` threads and the process's own memory."""
+    """The CPU: `n_threads` threads and the process's own memory. With `huge_pages` weights are copied into such.
+
+    `team` runs the programs; another may take its place between two of them.
+    """
 
     # Sizes of prompts that launch kernels which neither one token nor a full chunk does.
     PROMPTS = ()
 
-    def __init__(self, n_threads: int):
-        self._team, self._pool = threads.Team(n_threads), threads.Pool()
-        self._mapped: list[np.ndarray] = []
+    def __init__(self, n_threads: int, huge_pages: bool = False):
+        self.team, self._pool = threads.Team(n_threads), threads.Pool()
+        self._pages = pages.Pages() if huge_pages else None
+        # By the address of a tensor's bytes in the file: these, and where a step reads them.
+        self._pending: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     # ---- weights
 
     def matrices(self, sources: Sequence[tuple[np.ndarray, Format, tuple[int, int]]]) -> tuple[Matrix, ...]:
-        """Matrices one below the other, of the file's (data, format, shape), where it is mapped."""
-        self._mapped += [data.reshape(-1) for data, _, _ in sources]
-        return tuple(matrix(data, format, *shape) for data, format, shape in sources)
+        """Matrices one below the other, of the file's (data, format, shape): where it is mapped, or copies that `load` fills."""
+        return tuple(matrix(self._home(data.reshape(-1)), format, *shape) for data, format, shape in sources)
+
+    def _home(self, data: np.ndarray) -> np.ndarray:
+        """Where a step reads these bytes of the file."""
+        address = data.__array_interface__["data"][0]
+        if address not in self._pending:
+            self._pending[address] = data, data if self._pages is None else self._pages.take(len(data))
+        return self._pending[address][1]
 
     def load(self, report: Callable[[int, int], None]) -> None:
-        """Touch every page of all matrices, so that no step waits for one; report(bytes done, bytes in all)."""
-        total, done = sum(data.nbytes for data in self._mapped), 0
-        for data in self._mapped:
+        """Touch every page of all matrices, so that no step waits for one, or copy them; report(bytes done, bytes in all)."""
+        total, done = sum(len(data) for data, _ in self._pending.values()), 0
+        for data, home in self._pending.values():
             for start in range(0, len(data), _PIECE_BYTES):
                 part = data[start : start + _PIECE_BYTES]
-                part[:: mmap.PAGESIZE].max()
+                if home is data:
+                    part[:: mmap.PAGESIZE].max()
+                else:
+                    home[start : start + _PIECE_BYTES] = part
+                    pages.drop(part)
                 done += len(part)
                 report(done, total)
-        self._mapped.clear()
+        if self._pages is not None and (huge := pages.huge_bytes(home for _, home in self._pending.values())) < _MOSTLY * total:
+            log.warning("of %d MiB of weights the system has put %d MiB into huge pages", total >> 20, huge >> 20)
+        self._pending.clear()
 
     def constant(self, array: np.ndarray) -> np.ndarray:
         """A small array made at load (norm weights, biases, frequencies), in this device's memory."""
@@ -113,12 +136,12 @@ class Backend:
 
     @contextlib.contextmanager
     def record(self) -> Iterator[threads.Program]:
-        """Within it, launches are recorded into the program it gives."""
-        with threads.record(self._pool) as program:
+        """Within it, launches are recorded into the program it gives, blocked as the caller's book says, or this user's."""
+        with book.use(book.current() or tuning.own_book()), threads.record(self._pool) as program:
             yield program
 
     def run(self, program: threads.Program) -> None:
-        self._team.run(program)
+        self.team.run(program)
 
     def profile(self, launches: Sequence[Callable[[], None]]) -> Callable[[], np.ndarray]:
         """-> run(): all `launches`, one behind the other in one program, and the seconds that each took, float64.
@@ -156,7 +179,10 @@ class Backend:
         """Nothing to wait for: `run` returns when it is done."""
 
     def close(self) -> None:
-        self._team.close()
+        """End the threads, and let go of memory, once the runner has let go of its own."""
+        self.team.close()
+        self._pages = None
+        self._pending.clear()
 
 
 def _view(buffer: np.ndarray, offset: int, shape: tuple[int, ...], dtype) -> np.ndarray:

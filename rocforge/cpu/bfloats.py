@@ -14,7 +14,7 @@ from rocforge.cpu.isa import fma, heap, heap_free, load, load_f32, splat, stack,
 from rocforge.cpu.lanes import ROWS, float_bits, load_signed, store_high_halves, to_f32
 from rocforge.cpu.layout import TOKENS, bfloats_bytes
 from rocforge.cpu.threads import inline, kernel, launch, scratch, share, words
-from rocforge.cpu.tiles import SHARES, TILE, fetch_ahead
+from rocforge.cpu.tiles import TILE, Blocking, fetch_ahead, splits_of
 from rocforge.gguf.formats import IQ4_NL, IQ4_XS, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8, Q8_0
 
 # Fewer tokens fill too little of a tile.
@@ -26,6 +26,11 @@ PANELS_BYTES = 1 << 20
 fused, load_lanes, store_lanes, spread = fma(16), load(16, "f32"), store(16, "f32"), splat(16, "f32")
 load_words, store_words, zero_words = load(16, "i32"), store(16, "i32"), zero(16, "i32")
 _raw, _strips, _sums, _config = stack(RAW_BYTES), stack(8 * STRIP_BYTES), stack(4 * TILE_BYTES), stack(CONFIG_BYTES)
+
+
+def blocking(K: int) -> Blocking:
+    """The default for rows of K columns; panels go by two."""
+    return Blocking(max(2, PANELS_BYTES // (K // COLUMNS * TILE_BYTES) // 2 * 2), 8)
 
 
 @inline
@@ -124,17 +129,15 @@ def multiply(sums, panel, next_panel, x, K):
 
 @inline
 def tiles(args, tid, team, unpack, layout):
-    w, x, bias, residual, out, T, N, K, residual_stride, out_stride = words(args, 10)
+    w, x, bias, residual, out, T, N, K, residual_stride, out_stride, at_once, shares = words(args, 12)
     # A matrix with fewer rows than a panel goes row by row, each filling all lanes.
     rows, stride = (ROWS, K // layout.block * layout.block_bytes) if N >= ROWS else (1, 0)
     raw, strips, sums, config, panel_bytes = _raw(), _strips(), _sums(), _config(), K // COLUMNS * TILE_BYTES
     configure_whole(config)
-    at_once = max(2, PANELS_BYTES // panel_bytes // 2 * 2)
     memory = heap(at_once * panel_bytes + 64)
     unpacked = (memory + 63) // 64 * 64
-    # Threads share the panels; where these are too few for all, tokens as well.
     panels, blocks = (N + rows - 1) // rows, (T + TOKENS - 1) // TOKENS
-    splits = min(blocks, (SHARES * team + panels - 1) // panels)
+    splits = splits_of(shares, team, panels, blocks)
     item, stop = share(splits * panels, tid, team)
     while item < stop:
         first, n_panels = item % panels, min(at_once, panels - item % panels, stop - item)

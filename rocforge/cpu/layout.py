@@ -1,4 +1,4 @@
-"""Weights and activations as this room holds them: GGUF's own blocks, where the file map has them, and records of
+"""Weights and activations as this room holds them: GGUF's own blocks, as the file has them, and records of
 activations for many tokens. Copies nothing; imports no Numba, for it is asked before anything is compiled.
 """
 

@@ -22,6 +22,7 @@ rounding activations to 8 bits costs. Bits are then the same for all T from FEWE
 
 import numpy as np
 
+from rocforge.cpu import bfloats, rows, tiles, tuning
 from rocforge.cpu.bfloats import BFLOATS, FEWEST, as_bfloats
 from rocforge.cpu.epilogue import finish
 from rocforge.cpu.isa import (
@@ -134,15 +135,18 @@ def sums_bfloats(tokens: int) -> bool:
     return tokens >= FEWEST and tier() == "amx"
 
 
-def _kernels(x: "Q8 | np.ndarray", is_float: bool, T: int) -> tuple:
-    """(kernels by format, the activations as these take them); None for activations that are made by a weight's traits."""
+def _kernels(x: "Q8 | np.ndarray", is_float: bool, T: int, K: int) -> tuple:
+    """(their name, kernels by format, their default blocking, the activations as these take them).
+
+    Without activations these are made by a weight's traits; an empty blocking leaves nothing to choose.
+    """
     if is_float:
-        return FLOATS, (x,)
+        return "floats", FLOATS, (), (x,)
     if T <= FEW:
-        return ROWS, x
+        return "rows", ROWS, rows.DEFAULT, x
     if sums_bfloats(T):
-        return BFLOATS, (as_bfloats(x),)
-    return TILES, None
+        return "bfloats", BFLOATS, bfloats.blocking(K), (as_bfloats(x),)
+    return "tiles", TILES, tiles.blocking(K), None
 
 
 def linear(
@@ -169,15 +173,16 @@ def linear(
     assert is_float or all(part.flags.c_contiguous for part in x)
     residual_stride = 0 if residual is None else residual.strides[0]
     x_stride = (x.strides[0],) if is_float else ()
-    kernels, inputs = _kernels(x, is_float, T)
+    name, kernels, default, inputs = _kernels(x, is_float, T, K)
     known = None
     start = 0
     for w in weights:
-        rows = slice(start, start + w.rows)
-        bias_rows = None if bias is None else bias[rows]
-        residual_rows = None if residual is None else residual[:, rows]
+        part = slice(start, start + w.rows)
+        bias_part = None if bias is None else bias[part]
+        residual_part = None if residual is None else residual[:, part]
         sizes = T, w.rows, K, *x_stride, residual_stride, out.strides[0]
+        blocking = default and tuning.tile(name, default, w.format.name, (w.rows, K), T)
         if kernels is TILES and traits(w.format) != known:
             known, inputs = traits(w.format), (as_records(x, w.format),)
-        launch(kernels[w.format], w.data, *inputs, bias_rows, residual_rows, out[:, rows], *sizes)
+        launch(kernels[w.format], w.data, *inputs, bias_part, residual_part, out[:, part], *sizes, *blocking)
         start += w.rows

@@ -6,6 +6,8 @@ first eight are the strips of 256 columns of one row, the others those of the ne
 sums that matmul.py tells of.
 """
 
+from typing import NamedTuple
+
 from llvmlite import ir
 from numba import types
 
@@ -37,9 +39,9 @@ from rocforge.gguf.formats import IQ4_NL, IQ4_XS, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, 
 # Tokens of a step, at the most, for which reading rows beats unpacking tiles.
 FEW = 3
 GROUP = 256
-# How far ahead of their use weights are asked for: into the second-level cache by columns, enough to
-# cover the memory's latency, and by groups into the first, which has few lines to wait for at a time.
-AHEAD, NEAR = 32 * GROUP, 2
+# Groups by which weights are asked for before their use: far ahead (Fetch) into the second-level cache, enough to
+# cover the memory's latency, and near into the first, which has few lines to wait for at a time.
+NEAR = 2
 
 load_lanes, store_lanes, zero_lanes, fused = load(16, "f32"), store(16, "f32"), zero(16, "f32"), fma(16)
 _acc, _rows = stack(64 * FEW), stack(2 * 512)
@@ -76,6 +78,15 @@ copy = instruction(
         [pointer(b, to, ELEMENT["i8"]), pointer(b, a, ELEMENT["i8"]), n],
     ),
 )  # fmt: skip
+
+
+class Fetch(NamedTuple):
+    """What suits one machine and not another: `AHEAD`, groups of a pair of rows and of those behind it."""
+
+    AHEAD: int
+
+
+DEFAULT = Fetch(32)
 
 
 @inline
@@ -120,11 +131,11 @@ def add_group(acc, row, next_row, values, scales, sums, dot, layout):
 
 @inline
 def rows(args, tid, team, unpack, dot, layout):
-    w, values, scales, sums, bias, residual, out, T, N, K, residual_stride, out_stride = words(args, 12)
+    w, values, scales, sums, bias, residual, out, T, N, K, residual_stride, out_stride, ahead = words(args, 13)
     block, block_bytes = layout.block, layout.block_bytes
     row_bytes, group_bytes = K // block * block_bytes, GROUP // block * block_bytes
     acc, tail_rows = _acc(), _rows()
-    ahead_rows, ahead_columns = AHEAD // K * 2, AHEAD % K
+    ahead_rows, ahead_columns = GROUP * ahead // K * 2, GROUP * ahead % K
     wrap = (K - ahead_columns + GROUP - 1) // GROUP * GROUP
     whole = K // GROUP * GROUP
     tail_bytes = (K - whole) // block * block_bytes

@@ -46,7 +46,7 @@ from rocforge.cpu.system import (
     wait,
 )
 from rocforge.cpu.tier import tier
-from rocforge.probe.cache import hash_of
+from rocforge.cpu.tuning import sources
 
 log = logging.getLogger(__name__)
 
@@ -104,8 +104,7 @@ def prepare_cache() -> Path:
     """
     from llvmlite import binding
 
-    sources = hash_of(sorted(Path(__file__).parent.glob("*.py")))
-    digest = hashlib.sha256(f"{sources} {numba.__version__} {binding.llvm_version_info} {binding.get_host_cpu_name()} {tier()}".encode())
+    digest = hashlib.sha256(f"{sources()} {numba.__version__} {binding.llvm_version_info} {binding.get_host_cpu_name()} {tier()}".encode())
     digest.update(binding.get_host_cpu_features().flatten().encode())
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     user = os.getuid() if hasattr(os, "getuid") else 0

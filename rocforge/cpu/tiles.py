@@ -4,6 +4,8 @@ A panel is unpacked to strips (decode.py) that stay in a second-level cache whil
 few at a time.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from rocforge.cpu import decode
@@ -45,10 +47,27 @@ EIGHT = 8  # tokens at a time: their number is filled up with zeros
 SUMS = 8  # partial sums of an element
 # Of unpacked strips, as much as a second-level cache keeps beside the activations that pass by.
 PANELS_BYTES = 384 << 10
-# Shares that a thread's work comes in, at the least: what is left at the end is then little.
-SHARES = 8
 
 _raw, _acc = stack(RAW_BYTES), stack(64 * TOKENS * SUMS)
+
+
+class Blocking(NamedTuple):
+    """What suits one machine and not another: `PANELS` that are unpacked before tokens pass by, and `SHARES` that a
+    thread's work comes in, at the least (what is left at the end is then little)."""
+
+    PANELS: int
+    SHARES: int
+
+
+def blocking(K: int) -> Blocking:
+    """The default for rows of K columns."""
+    return Blocking(max(1, PANELS_BYTES // (depth_of.py_func(K) * SUMS * STRIP_BYTES)), 8)
+
+
+@inline
+def splits_of(shares, team, panels, blocks):
+    """What the tokens are split into: threads share the panels; where these are too few for all, tokens as well."""
+    return min(blocks, (shares * team + panels - 1) // panels)
 
 
 @inline
@@ -281,17 +300,15 @@ def folded(acc):
 
 @inline
 def tiles(args, tid, team, unpack, add, layout):
-    w, records, bias, residual, out, T, N, K, residual_stride, out_stride = words(args, 10)
+    w, records, bias, residual, out, T, N, K, residual_stride, out_stride, at_once, shares = words(args, 12)
     # A matrix with fewer rows than a panel goes row by row, each filling all lanes.
     rows, stride = (ROWS, K // layout.block * layout.block_bytes) if N >= ROWS else (1, 0)
     raw, acc, panel_bytes = _raw(), _acc(), depth_of(K) * SUMS * STRIP_BYTES
     x_bytes = depth_of(K) * SUMS * RECORD  # a token's
-    at_once = max(1, PANELS_BYTES // panel_bytes)
     memory = heap(at_once * panel_bytes + 64)
     strips = (memory + 63) // 64 * 64
-    # Threads share the panels; where these are too few for all, tokens as well.
     panels, blocks = (N + rows - 1) // rows, (T + TOKENS - 1) // TOKENS
-    splits = min(blocks, (SHARES * team + panels - 1) // panels)
+    splits = splits_of(shares, team, panels, blocks)
     item, stop = share(splits * panels, tid, team)
     while item < stop:
         first, n_panels = item % panels, min(at_once, panels - item % panels, stop - item)

@@ -129,16 +129,17 @@ def time_case(case: Case, backend: Any, launchers: dict[str, Callable], repetiti
     n = copies
     program = record(n)
     for _ in range(3):  # a GPU's first two runs load and record; what they take is no measure
-        duration_s = _timed(backend, program)
+        duration_s = timed(backend, program)
     if duration_s < LEAST_S:
         n = min(MOST_LAUNCHES, copies * math.ceil(LEAST_S / duration_s))
         program = record(n)
         for _ in range(2):
-            _timed(backend, program)
-    return [_timed(backend, program) / n for _ in range(repetitions)], error
+            timed(backend, program)
+    return [timed(backend, program) / n for _ in range(repetitions)], error
 
 
-def _timed(backend: Any, program: Any) -> float:
+def timed(backend: Any, program: Any) -> float:
+    """Seconds of one run, until the device is done with it."""
     start_s = time.perf_counter()
     backend.run(program)
     backend.synchronize()

@@ -1,11 +1,11 @@
-"""Which tile each launch of a plan gets, and where it comes from: recorded over arrays without memory. Runs nothing.
+"""Which tile each launch of a plan gets, and where it comes from: recorded, on a GPU over arrays without memory. Runs nothing.
 
-Needs torch and triton, and no GPU; never in a process in which Triton interprets.
+Of a GPU it needs torch and triton, and no GPU; never in a process in which Triton interprets.
 """
 
 import math
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from typing import Any
 
 from rocforge.engine.runner import Runner
@@ -13,36 +13,53 @@ from rocforge.engine.tune import Subject
 from rocforge.gguf.reader import GGUFFile
 from rocforge.plan.allocate import Memory
 from rocforge.plan.ir import Op, Plan
+from rocforge.probe.book import Book, bucket, use, watch
+
+# (backend, launchers, what gives the databases that hold there, what to record within)
+_Room = tuple[Any, dict[str, Callable], Callable[[], Book], AbstractContextManager]
 
 
 def choices(
-    plan: Plan, memory: Memory, file: GGUFFile, tokens: int, rows: int = 1, target: Any = None, book: Any = None
-) -> list[tuple[Op, list]]:
-    """For each op of a step of `tokens` tokens, what its launchers were answered (`kernels.tuning.Choice`).
+    plan: Plan, memory: Memory, file: GGUFFile, tokens: int, rows: int = 1, target: Any = None,
+    book: Book | None = None, kind: str = "gpu",
+) -> list[tuple[Op, list]]:  # fmt: skip
+    """For each op of a step of `tokens` tokens, what its launchers were answered (`probe.book.Choice`).
 
-    `target` is a `kernels.target.Target`, None for the GPU that is current; `book` is a `tuning.Book`, None for
-    the databases that hold for the target. An op whose kernels have no tile has an empty list.
+    `kind` is the device's; `target` is a `kernels.target.Target`, None for the GPU that is current; `book` None
+    takes the databases that hold there. An op whose kernels have no tile has an empty list.
     """
-    from rocforge.kernels import target as targets
-    from rocforge.kernels import tuning
-    from rocforge.kernels.backend import LAUNCHERS, Backend
-
     answered: list[list] = []
 
     def watched(launcher: Callable) -> Callable:
         def call(**operands) -> None:
-            with tuning.watch() as found:
+            with watch() as found:
                 launcher(**operands)
             answered.append(found)
 
         return call
 
-    runner = Runner(plan, memory, file, Backend("meta"), {kind: watched(f) for kind, f in LAUNCHERS.items()})
-    with targets.use(target) if target else nullcontext():
-        with tuning.use(book or tuning.book_for(targets.current())):
+    backend, launchers, own_book, within = {"cpu": _cpu_room, "gpu": _gpu_room}[kind](target)
+    with closing(Runner(plan, memory, file, backend, {op: watched(f) for op, f in launchers.items()})) as runner:
+        with within, use(book or own_book()):
             runner.program(tokens, rows)
     ops = [op for op in plan.ops if rows or "R" not in op.writes[0].shape]
     return list(zip(ops, answered, strict=True))
+
+
+def _gpu_room(target: Any) -> _Room:
+    from rocforge.kernels import target as targets
+    from rocforge.kernels import tuning
+    from rocforge.kernels.backend import LAUNCHERS, Backend
+
+    at = target or targets.current()
+    return Backend("meta"), LAUNCHERS, lambda: tuning.book_for(at), targets.use(at)
+
+
+def _cpu_room(_target: None) -> _Room:
+    from rocforge.cpu import tuning
+    from rocforge.cpu.backend import LAUNCHERS, Backend
+
+    return Backend(1), LAUNCHERS, tuning.own_book, nullcontext()
 
 
 def rows(found: Iterable[tuple[Op, list]]) -> list[dict[str, Any]]:
@@ -84,20 +101,12 @@ def subjects(found: Iterable[tuple[Op, list]]) -> tuple[list[Subject], list]:
 def every(target: Any, tokens: Iterable[int]) -> tuple[list[Subject], list]:
     """As `subjects`, of all kernels, formats and kinds of cache, for steps that fall into these tokens' buckets."""
     from rocforge.kernels import target as targets
-    from rocforge.kernels import tuning
     from rocforge.kernels.cases import watched
 
     found = {choice.key: (op, choice) for op, choice in watched(target or targets.current())}
-    buckets = {tuning.bucket(n) for n in tokens}
+    buckets = {bucket(n) for n in tokens}
     kept = [(op, choice) for key, (op, choice) in sorted(found.items()) if key.tokens in buckets]
     return [Subject(choice.key, op) for op, choice in kept], [choice for _, choice in kept]
-
-
-def no_book() -> Any:
-    """What knows no tile: all launches get their kernels' defaults."""
-    from rocforge.kernels.tuning import Book
-
-    return Book([])
 
 
 def random_blocks(format: Any, rows: int, columns: int) -> Any:

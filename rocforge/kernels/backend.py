@@ -20,6 +20,7 @@ from rocforge.kernels.quantize import quantize
 from rocforge.kernels.rope import rope_store, rope_table
 from rocforge.kernels.sample import penalize, sample
 from rocforge.kernels.upload import Uploader
+from rocforge.probe import book
 
 # By op kind of plan/ir.py; the keywords of each are its contract's names.
 LAUNCHERS: dict[str, Callable[..., None]] = {
@@ -168,13 +169,13 @@ class Backend:
     @contextlib.contextmanager
     def record(self) -> Iterator[launch.Program]:
         """Within it, launches are recorded into the program it gives, with the tiles that the tuning databases know."""
-        with self._chosen(), _no_room(), tuning.use(self._book()), launch.record(self._pool) as program:
+        with self._chosen(), _no_room(), book.use(self._book()), launch.record(self._pool) as program:
             yield program
 
-    def _book(self) -> "tuning.Book | tuning.Tried | None":
+    def _book(self) -> "book.Book | book.Tried | None":
         """What the caller looks up in, if it said so; else a GPU's databases. Elsewhere nothing is tuned."""
-        if (book := tuning.current()) is not None or self._device.type != "cuda":
-            return book
+        if (given := book.current()) is not None or self._device.type != "cuda":
+            return given
         return tuning.book_for(target.current())
 
     def run(self, program: launch.Program) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8_SUM_BLOCK, SUPPORTED, Format, Q8Cache
-from rocforge.kernels import gemm, gemv, launch, layout, tuning
+from rocforge.kernels import gemm, gemv, launch, layout
 from rocforge.kernels.activation import swiglu
 from rocforge.kernels.attention import attention
 from rocforge.kernels.embed import embed
@@ -20,6 +20,7 @@ from rocforge.kernels.quantize import quantize
 from rocforge.kernels.rope import rope_store, rope_table
 from rocforge.kernels.sample import penalize, sample
 from rocforge.kernels.target import Target, use
+from rocforge.probe import book
 
 PAGE = 32
 PREFILL_TOKENS = 512
@@ -64,11 +65,11 @@ def cases(target: Target, every: bool = True) -> Iterator[Case]:
                     yield Case(op, format, made)
 
 
-def watched(target: Target) -> Iterator[tuple[str, tuning.Choice]]:
+def watched(target: Target) -> Iterator[tuple[str, book.Choice]]:
     """(op, what its launcher was answered) for all launches that ask for a tile, with default tiles."""
     with use(target):
         for op, _, call in _calls(True):
-            with launch.record(), tuning.watch() as found:
+            with launch.record(), book.watch() as found:
                 call()
             yield from ((op, choice) for choice in found)
 

@@ -18,7 +18,7 @@ from rocforge.kernels.cases import Case
 from rocforge.kernels.inspect import Loop, Row, compile_for, loop_of, read
 from rocforge.kernels.launch import Launch, Pool, Program, record
 from rocforge.kernels.target import Target, current, use
-from rocforge.probe import tuned
+from rocforge.probe import book, tuned
 from rocforge.probe.gpu import AMD as AMD_VENDOR
 from rocforge.probe.gpu import NVIDIA, driver_version
 from rocforge.probe.tuned import Key, Tile, Unfit
@@ -48,7 +48,7 @@ def device_seconds(program: Program) -> float:
 class _Kernels:
     """What both ranges share: candidates, sources, and the cost model's opinion by the machine code."""
 
-    def __init__(self, target: Target, choices: Iterable[tuning.Choice]):
+    def __init__(self, target: Target, choices: Iterable[book.Choice]):
         self.target, self.triton = target.arch, triton.__version__
         self._for = target
         self._choices = {choice.key: choice for choice in choices}
@@ -59,7 +59,7 @@ class _Kernels:
         return tuning.source_hash(self._choices[key].kernel, key.format)
 
     def candidates(self, key: Key) -> list[Tile]:
-        return [tuning.as_dict(tile) for tile in candidates(key, self._choices[key].default, self._for)]
+        return [book.as_dict(tile) for tile in candidates(key, self._choices[key].default, self._for)]
 
     def predict_us(self, key: Key, tile: Tile) -> float | None:
         """By the cost model. None for NVIDIA's code, which it does not read."""
@@ -76,7 +76,7 @@ class _Kernels:
     def _recorded(self, key: Key, tile: Tile) -> Program:
         if key not in self._meta:
             self._meta = {key: trials.make(key, "meta")}
-        with use(self._for), tuning.use(tuning.Tried(key, tile)), record() as program:
+        with use(self._for), book.use(book.Tried(key, tile)), record() as program:
             self._meta[key].call(0)
         return program
 
@@ -99,7 +99,7 @@ class PredictedRange(_Kernels):
 
     status, driver = tuned.PREDICTED, None
 
-    def __init__(self, target: Target, choices: Iterable[tuning.Choice]):
+    def __init__(self, target: Target, choices: Iterable[book.Choice]):
         super().__init__(target, choices)
         if target.arch not in CARDS:
             raise DeviceError(f"--target {target.arch}: the cost model knows no card of it; it knows {' '.join(CARDS)}")
@@ -118,7 +118,7 @@ class DeviceRange(_Kernels):
     status = tuned.MEASURED
 
     def __init__(
-        self, choices: Iterable[tuning.Choice], name: str, blocks: trials.Blocks, timer: Timer = device_seconds,
+        self, choices: Iterable[book.Choice], name: str, blocks: trials.Blocks, timer: Timer = device_seconds,
         device: "str | torch.device" = "cuda",
     ):  # fmt: skip
         super().__init__(current(), choices)
@@ -155,7 +155,7 @@ class DeviceRange(_Kernels):
             self._trial = trials.make(key, self._where, self._blocks)
         except torch.OutOfMemoryError:
             raise Unfit("the GPU's memory is full; close what else uses it") from None
-        self._run(key, tuning.as_dict(self._choices[key].default))
+        self._run(key, book.as_dict(self._choices[key].default))
         self._expected = [out.clone() for out in self._trial.outputs]
         self._limits = self._trial.limit()
         self._key = key
@@ -165,7 +165,7 @@ class DeviceRange(_Kernels):
         for out in self._trial.outputs:
             out.fill_(math.nan if out.is_floating_point() else 0)
         try:
-            with tuning.use(tuning.Tried(key, tile)):
+            with book.use(book.Tried(key, tile)):
                 self._trial.call(0)
             if self._where.type == "cuda":
                 torch.cuda.synchronize()
@@ -176,7 +176,7 @@ class DeviceRange(_Kernels):
         """The kernel's launches, a copy after the other; what stands before them in the op has run once."""
         self._run(key, tile)
         try:
-            with tuning.use(tuning.Tried(key, tile)), record(self._pool) as whole:
+            with book.use(book.Tried(key, tile)), record(self._pool) as whole:
                 for i in range(self._trial.copies):
                     self._trial.call(i)
             made = Program(self._pool)

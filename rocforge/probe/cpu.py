@@ -71,6 +71,23 @@ def available_bytes(root: Path = Path("/")) -> int:
     return int(max(0, min([free_bytes, *(_room(group) for group in _cgroups("memory", root))])))
 
 
+def gives_huge_pages(root: Path = Path("/")) -> bool:
+    """Whether the system gives huge pages to memory that asks for them: Linux, where an administrator has not said never."""
+    return not {"[always]", "[madvise]"}.isdisjoint(_words(root / "sys/kernel/mm/transparent_hugepage/enabled"))
+
+
+def huge_mappings(root: Path = Path("/")) -> Iterator[tuple[int, int, int]]:
+    """(first address, address behind the last, bytes in huge pages) of each mapping of this process that has some."""
+    span = (0, 0)
+    for words in map(str.split, _lines(root / "proc/self/smaps")):
+        if words[0] == "AnonHugePages:":
+            if words[1] != "0":
+                yield *span, int(words[1]) * 1024
+        elif not words[0].endswith(":"):  # a mapping's first line: its addresses, its rights, its file
+            first, last = words[0].split("-")
+            span = int(first, 16), int(last, 16)
+
+
 def resident_bytes() -> int:
     """Memory of this process that is resident now, mapped files included."""
     words = _words(Path("/proc/self/statm"))

@@ -40,7 +40,8 @@ class Unfit(RocForgeError):
 
 class Key(NamedTuple):
     """What a tile is chosen by. `format` is the weights' or the cache's, "" where there is none; `shape` is (N, K) of
-    a product, (head size, heads a kv-head, kv-heads) of attention, (columns,) of what works on rows; `tokens` is a bucket."""
+    a product, (head size, heads a kv-head, kv-heads) of attention, (columns,) of what works on rows; `tokens` is a bucket.
+    Of a model's step on a CPU `format` is the model's name, and `shape` the cores."""
 
     kernel: str
     format: str
@@ -144,7 +145,7 @@ def read(path: Path) -> Database:
         triton = found["triton"] and (str(found["triton"][0]), str(found["triton"][1]))
         if triton:
             _ = [_numbers(version) for version in triton]
-        entries = [_entry(each) for each in found["entries"]]
+        entries = [_entry(each, of_cpu=not triton) for each in found["entries"]]
         return Database(str(found["target"]), triton, {e.key: e for e in entries})
     except OSError as error:
         raise RequestError(f"{path}: {error.strerror}") from None
@@ -152,7 +153,7 @@ def read(path: Path) -> Database:
         raise RequestError(f"{path}: this is no tuning database ({type(error).__name__}: {error})") from None
 
 
-def _entry(raw: dict[str, Any]) -> Entry:
+def _entry(raw: dict[str, Any], of_cpu: bool) -> Entry:
     if unknown := raw.keys() ^ {f.name for f in fields(Entry)}:
         raise ValueError(f"fields missing or unknown: {', '.join(sorted(unknown))}")
     kinds = {"kernel": str, "format": str, "status": str, "sources": str, "device": str, "date": str, "tile": dict, "default": dict}
@@ -167,19 +168,21 @@ def _entry(raw: dict[str, Any]) -> Entry:
     if not all(isinstance(n, (int, float)) and n > 0 for n in (entry.time_us, entry.default_us)):
         raise ValueError(f"{entry.key}: times must be above 0")
     for tile in (entry.tile, entry.default):
-        if wrong := [f"{name} {size!r}" for name, size in tile.items() if not _is_size(entry.kernel, name, size)]:
+        if wrong := [f"{name} {size!r}" for name, size in tile.items() if not _is_size(name, size, of_cpu)]:
             raise ValueError(f"{entry.key}: {', '.join(wrong)} is no size of a tile")
     return entry
 
 
-def _is_size(kernel: str, name: str, size: Any) -> bool:
-    """Powers of two, which become the lengths of Triton's ranges; counts may be any."""
-    is_count = name in ("num_stages", "programs") or kernel == THREADS
-    return type(size) is int and size >= 0 and (is_count or not size & (size - 1))
+def _is_size(name: str, size: Any, of_cpu: bool) -> bool:
+    """Powers of two, which become the lengths of Triton's ranges; counts may be any, and a CPU's sizes
+    that are not 0, as only a setting may be that is on or off."""
+    if type(size) is not int or size < 0:
+        return False
+    return size > 0 or name == HUGE_PAGES if of_cpu else name in ("num_stages", "programs") or not size & (size - 1)
 
 
-# The "kernel" whose tile is the number of threads: the whole step of a model on a CPU.
-THREADS = "threads"
+# A setting of a model's step on a CPU: 1 or 0.
+HUGE_PAGES = "huge_pages"
 
 
 def read_or_none(path: Path) -> Database | None:
@@ -216,7 +219,7 @@ def write(path: Path, database: Database) -> None:
     """Whole or not at all. Raises RequestError, and ValueError for an entry that could not be read again."""
     rows = [asdict(e) for _, e in sorted(database.entries.items())]
     for row in rows:
-        _entry(row)
+        _entry(row, of_cpu=not database.triton)
     lines = [json.dumps(row) for row in rows]
     head = f'{{"target": {json.dumps(database.target)}, "triton": {json.dumps(database.triton)}, "entries": ['
     try:

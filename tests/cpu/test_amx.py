@@ -13,18 +13,24 @@ EMULATED = """
 import tests.cpu.amx_emulator
 import numpy as np
 from rocforge.gguf.formats import BY_NAME
+from rocforge.probe.book import use
 from tests.ops.blocks import random_blocks, random_q8
+from tests.ops.rooms import BLOCKINGS, Blocked
 from tests.ops.test_linear import check, multiply, tokens_of
 
 # One and two scales a strip, with and without minimums, values of all of 8 bits; tokens that fill blocks,
-# and not; rows that fill no panel, or not two.
+# and not; rows that fill no panel, or not two; however it is blocked.
 for name in ("Q4_K", "Q6_K", "Q2_K", "Q8_0", "IQ4_XS"):
     for T, N, K in ((16, 40, 256), (53, 35, 512), (33, 5, 256)):
         rng, format = np.random.default_rng(0), BY_NAME[name]
         data, x = random_blocks(format, N, K, rng), random_q8(T, K, rng)
         check(x, data, format)
         # Otherwise tiles were not used at all.
-        assert (multiply(x, data, format)[:1] != multiply(tokens_of(x, slice(0, 1)), data, format)).any()
+        whole = multiply(x, data, format)
+        assert (whole[:1] != multiply(tokens_of(x, slice(0, 1)), data, format)).any()
+        for sizes in BLOCKINGS:
+            with use(Blocked(sizes)):
+                assert (multiply(x, data, format) == whole).all()
         print(name, T, N, K)
 """
 

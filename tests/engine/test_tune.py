@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 
 from rocforge.engine.tune import COMPILING, ROUNDS, TIMING, Subject, search
-from rocforge.engine import tuned_threads
-from rocforge.engine.tune_cpu import counts, workload
 from rocforge.errors import RequestError
-from rocforge.probe import cpu, tuned
-from rocforge.probe.tuned import MEASURED, PREDICTED, Entry, Key, Unfit
+from rocforge.probe import tuned
+from rocforge.probe.tuned import MEASURED, PREDICTED, Key, Unfit
 
 KEYS = [Key("gemv_blocks", "Q4_K", (n, 4096), 1) for n in (1024, 2048, 4096)]
 SUBJECTS = [Subject(key, "linear", 32) for key in KEYS]
@@ -172,25 +170,3 @@ def test_an_unwritable_database_is_found_out_first(tmp_path):
     with pytest.raises(RequestError, match="cannot be written"):
         list(search(range_, SUBJECTS, tmp_path / "file" / "a.json"))
     assert not range_.timed
-
-
-def test_threads_that_are_tried():
-    assert counts(2, 2) == [2, 1] and counts(1, 1) == [1] and counts(4, 8) == [4, 8, 3, 2, 1]
-    assert counts(64, 64)[0] == 64 and len(counts(64, 64)) == 8 and counts(64, 64)[-1] == 8
-    assert workload(1).name == "tg16" and workload(512).name == "pp512"
-
-
-def test_the_best_number_of_threads_is_looked_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(tuned, "user_cache_dir", lambda: tmp_path)
-    host, key = cpu.describe(), Key("threads", "a model", (), 1)
-
-    def kept(threads, of=host.cores, gain=2.0, sources=tuned_threads.sources()):
-        entry = Entry(*key, {"threads": threads}, {"threads": of}, 1.0, gain, MEASURED, sources, host.name, None, "2026")
-        tuned.write(tuned.user_path(host.name, None), tuned.merged(tuned.empty(host.name, None), [entry]))
-        return tuned_threads.best_threads("a model")
-
-    assert tuned_threads.best_threads("a model") is None
-    assert kept(host.threads + 1) == host.threads + 1 and tuned_threads.best_threads("another") is None
-    assert kept(host.cores) is None, "one a core is the default"
-    assert kept(1, of=host.cores + 1) is None, "tuned when more could run"
-    assert kept(host.threads + 1, sources="of long ago") is None and kept(host.threads + 1, gain=1.0) is None

@@ -18,7 +18,7 @@ from rocforge.kernels.cards import CARDS  # noqa: E402
 from rocforge.kernels.inspect import Loop, Row, loop_of  # noqa: E402
 from rocforge.kernels.target import AMD, use  # noqa: E402
 from rocforge.llm import draw  # noqa: E402
-from rocforge.probe import tuned  # noqa: E402
+from rocforge.probe import book, tuned  # noqa: E402
 from rocforge.probe.tuned import Entry, Key  # noqa: E402
 
 KEY = Key("gemv_blocks", "Q4_K", (64, 256), 1)
@@ -37,10 +37,10 @@ def database(*entries, target="gfx1100"):
     return tuned.merged(tuned.empty(target, tuning.triton.__version__), entries)
 
 
-def asked(book):
+def asked(known):
     """(BN, origin) of a launch for gfx1100, as the launch and as the choice have it."""
     x, w, out = cases._q8(1, 256), cases.layout.empty(Q4_K, 64, 256, "meta"), cases._meta(1, 64)
-    with use(AMD["gfx1100"]), tuning.use(book), tuning.watch() as found, launch.record() as program:
+    with use(AMD["gfx1100"]), book.use(known), book.watch() as found, launch.record() as program:
         cases.linear(x, (w,), None, None, out)
     (choice,), (made,) = found, program.launches
     assert choice.key == KEY and made.constants["BN"] == choice.tile["BN"] and made.grid == (-(-64 // choice.tile["BN"]),)
@@ -48,23 +48,23 @@ def asked(book):
 
 
 def test_without_a_database_the_default():
-    assert asked(None) == asked(tuning.Book([])) == (16, "default")
+    assert asked(None) == asked(tuning.book_of([])) == (16, "default")
 
 
 def test_user_then_shipped_then_family():
     layers = [("user", None, database(entry(1))), ("shipped", None, database(entry(2))), ("family", None, database(entry(8)))]
-    assert [asked(tuning.Book(layers[n:])) for n in range(4)] == [(1, "user"), (2, "shipped"), (8, "family"), (16, "default")]
+    assert [asked(tuning.book_of(layers[n:])) for n in range(4)] == [(1, "user"), (2, "shipped"), (8, "family"), (16, "default")]
 
 
 def test_the_users_word_for_the_default_outweighs_what_was_shipped():
     kept = entry(16, default_us=1.0)
-    assert asked(tuning.Book([("user", None, database(kept)), ("shipped", None, database(entry(2)))])) == (16, "default")
+    assert asked(tuning.book_of([("user", None, database(kept)), ("shipped", None, database(entry(2)))])) == (16, "default")
 
 
 def test_a_prediction_of_less_than_ten_percent_displaces_nothing():
     for default_us, expected in ((1.09, (16, "default")), (1.2, (2, "shipped"))):
         predicted = entry(2, status=tuned.PREDICTED, default_us=default_us)
-        assert asked(tuning.Book([("shipped", None, database(predicted))])) == expected
+        assert asked(tuning.book_of([("shipped", None, database(predicted))])) == expected
 
 
 @pytest.mark.parametrize(
@@ -73,8 +73,8 @@ def test_a_prediction_of_less_than_ten_percent_displaces_nothing():
 )
 def test_what_is_stale_is_ignored_aloud_and_once(caplog, tmp_path, fields, why):
     stale = [entry(1, **fields), entry(1, Key("gemv_blocks", "Q4_K", (65, 256), 1), **fields)]
-    book = tuning.Book([("user", tmp_path, database(*stale)), ("shipped", None, database(entry(2)))])
-    assert asked(book) == asked(book) == (2, "shipped")
+    known = tuning.book_of([("user", tmp_path, database(*stale)), ("shipped", None, database(entry(2)))])
+    assert asked(known) == asked(known) == (2, "shipped")
     assert len(caplog.records) == 1 and why in caplog.text and str(tmp_path) in caplog.text
 
 
@@ -110,8 +110,8 @@ def test_hashes_know_what_a_kernel_calls():
 
 
 def test_buckets():
-    assert [tuning.bucket(n) for n in (1, 3, 8, 9, 17, 63, 64, 512, 5000)] == [1, 4, 8, 16, 63, 63, 512, 512, 512]
-    assert gemv.TOKENS in tuning.BUCKETS and gemm.EXPAND_TOKENS - 1 in tuning.BUCKETS
+    assert [book.bucket(n) for n in (1, 3, 8, 9, 17, 63, 64, 512, 5000)] == [1, 4, 8, 16, 63, 63, 512, 512, 512]
+    assert gemv.TOKENS in book.BUCKETS and gemm.EXPAND_TOKENS - 1 in book.BUCKETS
 
 
 # ---- what is shipped
@@ -152,7 +152,7 @@ def test_candidates_of_every_kernel_are_few_and_can_be_launched(arch):
         for tile in found:
             for name, n, default in zip(tile._fields, tile, choice.default, strict=True):
                 assert n == default or n >= 1 and (name == "programs" or n & (n - 1) == 0), tile
-            with use(AMD[arch]), tuning.use(tuning.Tried(choice.key, tuning.as_dict(tile))), launch.record() as program:
+            with use(AMD[arch]), book.use(book.Tried(choice.key, book.as_dict(tile))), launch.record() as program:
                 trial.call(0)
             (made, *_) = trials.launches_of(choice.key, program)
             assert made.options.get("num_warps", tile.num_warps) == tile.num_warps and 0 not in made.grid
@@ -233,13 +233,13 @@ def test_loops_of_the_assembly():
 
 
 def choice_for(call):
-    with tuning.watch() as found, launch.record():
+    with book.watch() as found, launch.record():
         call()
     return found[-1]
 
 
 def device_range(key, default, kernel, timer=lambda program: 1e-6):
-    choice = tuning.Choice(key, tuning.as_dict(default), "default", kernel, default)
+    choice = book.Choice(key, book.as_dict(default), "default", kernel, default)
     return ranges.DeviceRange([choice], "the interpreter", random_blocks, timer, "cpu")
 
 
@@ -286,7 +286,7 @@ def test_only_the_kernel_in_question_is_timed():
     monkey = pytest.MonkeyPatch()
     with monkey.context() as patch:
         patch.setattr(trials, "make", lambda *_: trial)
-        range_.time_us(key, tuning.as_dict(default))
+        range_.time_us(key, book.as_dict(default))
     assert [made.kernel.__name__ for made in programs[0].launches] == ["gemm_plain"]
 
 
@@ -298,8 +298,8 @@ def test_a_whole_search_with_an_invented_timer(tmp_path, monkeypatch):
     (found,) = search(range_, [Subject(key, "linear")], tmp_path / "a.json")
     smallest = min(tile["BN"] for tile in range_.candidates(key))
     assert found.entry.tile["BN"] == smallest < default.BN and found.entry.time_us == smallest
-    book = tuning.Book([("user", None, tuned.read(tmp_path / "a.json"))])
-    with tuning.use(book), tuning.watch() as choices, launch.record():
+    known = tuning.book_of([("user", None, tuned.read(tmp_path / "a.json"))])
+    with book.use(known), book.watch() as choices, launch.record():
         trials.make(key, "cpu", random_blocks).call(0)
     assert [(c.tile["BN"], c.origin) for c in choices if c.key == key] == [(smallest, "user")]
 
@@ -308,14 +308,14 @@ def test_a_plan_s_tiles_and_their_origin():
     """What explain shows: each op of the built-in model's step, tuned where a database knows better."""
     design = draw(None, "cpu")
     try:
-        ask = lambda book: tiles.choices(design.plan, design.memory, design.file, 1, 1, AMD["gfx1100"], book)
-        found = ask(tiles.no_book())
+        ask = lambda known: tiles.choices(design.plan, design.memory, design.file, 1, 1, AMD["gfx1100"], known)
+        found = ask(book.Book())
         assert [op.kind for op, _ in found] == [op.kind for op in design.plan.ops]
         assert all(choices for op, choices in found if op.kind in ("linear", "rms_norm", "attention", "swiglu"))
         subjects, (choice, *_) = tiles.subjects(found)
         assert sum(s.count for s in subjects) == sum(len(choices) for _, choices in found)
-        better = entry(1, choice.key, choice.kernel, tuning.as_dict(choice.default))
-        rows = tiles.rows(ask(tuning.Book([("user", None, database(better))])))
+        better = entry(1, choice.key, choice.kernel, book.as_dict(choice.default))
+        rows = tiles.rows(ask(tuning.book_of([("user", None, database(better))])))
     finally:
         design.file.close()
     assert {row["origin"] for row in rows} == {"user", "default"}

@@ -5,15 +5,34 @@ the GPU: arrays are copied to its device, and what the kernel wrote is copied ba
 """
 
 import importlib
+from typing import NamedTuple
 
 import numpy as np
 import pytest
+
+from rocforge.probe.book import TRIED
 
 # Modules of either room, by op; those not named here are called as their op.
 MODULES = {
     "rms_norm": "norm", "swiglu": "activation", "linear": "matmul", "rope_store": "rope", "rope_table": "rope",
     "penalize": "sample",
 }  # fmt: skip
+
+
+# Sizes that no kernel of the CPU has by default, for all of them.
+BLOCKINGS = (
+    {"PANELS": 1, "SHARES": 1, "AHEAD": 1, "ROWS": 1}, {"PANELS": 3, "SHARES": 5, "AHEAD": 7, "ROWS": 12},
+    {"PANELS": 64, "SHARES": 99, "AHEAD": 999, "ROWS": 4000},
+)  # fmt: skip
+
+
+class Blocked(NamedTuple):
+    """In a book's place (probe/book.py): these sizes for every launch."""
+
+    sizes: dict[str, int]
+
+    def find(self, key, kernel, fields):
+        return {name: self.sizes[name] for name in fields}, TRIED
 
 
 class CPURoom:

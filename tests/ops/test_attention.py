@@ -5,9 +5,10 @@ import pytest
 
 from rocforge.gguf.formats import Q8Cache
 from rocforge.plan.ir import PAGE
+from rocforge.probe import book
 from tests import reference
 from tests.ops.arrays import q8
-from tests.ops.rooms import make_room
+from tests.ops.rooms import BLOCKINGS, Blocked, make_room
 
 U = 2.0**-24  # half a unit in the last place of a float32 near 1
 H11 = 2.0**-11  # of a float16
@@ -314,6 +315,16 @@ def test_bits_depend_on_nothing_else_in_the_step(threads, window):
         one = slice(t, t + 1)
         alone = run(cpu, (qkv[one], positions[one], sequences[one], *cache), attributes)
         np.testing.assert_array_equal(together[one], alone)
+
+
+@KINDS
+def test_bits_do_not_depend_on_how_it_is_blocked(kind):
+    arrays, attributes, cpu = step(6, 2, 64, [90, 61], 50, kind), attrs(6, 2, 64, 70), make_room("cpu")
+    whole = run(cpu, arrays, attributes)
+    for sizes in BLOCKINGS:
+        with book.use(Blocked(sizes)), book.watch() as found:
+            np.testing.assert_array_equal(run(cpu, arrays, attributes), whole)
+        assert [(choice.key.format, choice.origin) for choice in found] == [({"q8": "q8_0"}.get(kind, kind), book.TRIED)]
 
 
 # ---- on the GPU

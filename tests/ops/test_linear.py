@@ -11,6 +11,7 @@ from rocforge.cpu.layout import matrix
 from rocforge.cpu.matmul import linear, sums_bfloats
 from rocforge.cpu.quantize import quantize
 from rocforge.gguf.formats import BF16, F16, F32, Q4_K, Q6_K, Q8, Q8_0, SUPPORTED
+from rocforge.probe import book
 from tests.ops.blocks import (
     BLOCK_FORMATS,
     FLOAT_FORMATS,
@@ -24,6 +25,7 @@ from tests.ops.blocks import (
     weights,
     with_halves,
 )
+from tests.ops.rooms import BLOCKINGS, Blocked
 
 U = 2.0**-24  # half a unit in the last place of a float32 near 1
 
@@ -198,6 +200,20 @@ def test_same_bits_for_any_batch_and_team(format, teams):
             np.testing.assert_array_equal(multiply(tokens_of(x, slice(5, 5 + T)), data, format, teams[2]), expected)
         for first, stop in ((1, 3), (0, 1), (N - 1, N)):  # a row's bits do not depend on its neighbours
             np.testing.assert_array_equal(multiply(x, data[first:stop].copy(), format), whole[:, first:stop])
+
+
+@pytest.mark.parametrize("format", BLOCK_FORMATS, ids=str)
+def test_same_bits_however_it_is_blocked(format, teams):
+    rng = np.random.default_rng(3)
+    for N, K in ((5, 512), (16, 288 if format.block == 32 else 256), (117, 2048)):
+        data, x = random_blocks(format, N, K, rng), random_q8(70, K, rng)
+        for T in (1, 3, 9, 70):
+            some = tokens_of(x, slice(0, T))
+            whole = multiply(some, data, format)
+            for sizes in BLOCKINGS:
+                with book.use(Blocked(sizes)), book.watch() as found:
+                    np.testing.assert_array_equal(multiply(some, data, format, teams[3]), whole)
+                assert [choice.origin for choice in found] == [book.TRIED]
 
 
 @pytest.mark.parametrize("formats", [(Q4_K, Q4_K, Q6_K), (Q8_0,), (F32, BF16, F16)], ids=lambda fs: "+".join(map(str, fs)))

@@ -55,6 +55,16 @@ def test_tiles_of_a_target_that_is_not_here():
     assert "gfx1100" in table.splitlines()[0] and "num_warps=" in table
 
 
+def test_blocking_of_the_cpu(tmp_path, monkeypatch):
+    """What launches of this CPU get, each with where it comes from."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # a database of nobody's
+    few, many = (json.loads(run_explain("--json", "--tokens", n).stdout)["tiles"] for n in ("1", "64"))
+    assert {t["kernel"] for t in few} == {"rows", "attend"} and {t["kernel"] for t in many} > {"rows", "attend"}
+    assert all(t["tile"] and t["origin"] == "default" for t in few + many)
+    assert sum(t["launches"] for t in many if t["op"] == "attention") == 6
+    assert "AHEAD=32" in run_explain().stdout
+
+
 def test_the_interpreter_has_no_tiles_to_show():
     pytest.importorskip("triton", reason="triton is absent: pip install triton")
     ran = run_explain("--target", "gfx1100", interpret=True)

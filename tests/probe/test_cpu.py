@@ -128,6 +128,22 @@ def test_available_bytes_where_the_system_does_not_tell(tmp_path):
     assert cpu.available_bytes(tmp_path) == total
 
 
+@pytest.mark.parametrize(
+    ("said", "gives"), [("[always] madvise never\n", True), ("always [madvise] never\n", True), ("always madvise [never]\n", False)]
+)
+def test_huge_pages_are_the_administrators_to_give(tmp_path, said, gives):
+    assert cpu.gives_huge_pages(make(tmp_path, {"sys/kernel/mm/transparent_hugepage/enabled": said})) == gives
+    assert not cpu.gives_huge_pages(tmp_path / "elsewhere")
+
+
+def test_mappings_in_huge_pages(tmp_path):
+    smaps = (
+        "7f0000000000-7f0000600000 rw-p 00000000 00:00 0 \nSize:  6144 kB\nAnonHugePages:      4096 kB\nVmFlags: rd wr hg\n"
+        "7f0000800000-7f0000900000 r--p 00000000 fe:00 12   /a b.gguf\nSize:  1024 kB\nAnonHugePages:         0 kB\n"
+    )
+    assert list(cpu.huge_mappings(make(tmp_path, {"proc/self/smaps": smaps}))) == [(0x7F0000000000, 0x7F0000600000, 4 << 20)]
+
+
 def test_this_host():
     """What is said of this machine holds together; `describe` asks once."""
     host = cpu.describe()

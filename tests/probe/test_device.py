@@ -69,6 +69,18 @@ def test_cpu_as_asked_for_looks_at_no_gpu(here):
     assert here.verdicts == []
 
 
+def test_huge_pages_are_a_cpu_s_and_only_where_the_system_gives_them(here, monkeypatch):
+    monkeypatch.setattr(device.cpu, "gives_huge_pages", lambda: True)
+    assert "threads, weights in huge pages (" in str(device.choose("cpu", 3, huge_pages=True))
+    assert not device.choose("cpu").huge_pages
+    here(XTX)
+    assert not device.choose("gpu", huge_pages=True).huge_pages
+    monkeypatch.setattr(device.cpu, "gives_huge_pages", lambda: False)
+    device.choose("gpu", huge_pages=True)
+    with pytest.raises(DeviceError, match="huge pages: this system gives none .*leave out --huge-pages"):
+        device.choose("cpu", huge_pages=True)
+
+
 @pytest.mark.parametrize(("gpus", "told"), [((), "no GPU was found"), ((CLOSED,), "no permission on /dev/kfd")])
 def test_gpu_is_refused_with_reason_and_remedy(here, gpus, told):
     here(*gpus)

@@ -36,6 +36,14 @@ def test_what_could_not_be_read_again_is_not_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_sizes_of_a_cpu_need_be_no_powers_of_two(tmp_path):
+    tile, default = {"PANELS": 6, "SHARES": 3}, {"PANELS": 12, "SHARES": 8}
+    step = changed(kernel="step", format="a model", shape=(12,), tile={"threads": 9, "huge_pages": 0}, default={"threads": 12, "huge_pages": 0})
+    database = tuned.merged(tuned.empty("EPYC", None), [changed(kernel="tiles", tile=tile, default=default), step])
+    tuned.write(tmp_path / "a.json", database)
+    assert tuned.read(tmp_path / "a.json") == database
+
+
 def test_a_version_of_triton_holds_for_its_patches_only():
     database = tuned.empty("gfx1100", "3.9.0")
     assert database.triton == ("3.9", "3.10")
@@ -55,7 +63,8 @@ BROKEN = {
     "list": "[1, 2]",
     "foreign": '{"machine": {}, "results": []}',
     "field": json.dumps({"target": "x", "triton": None, "entries": [{**tuned.asdict(ENTRY), "other": 1}]}),
-    "size": json.dumps({"target": "x", "triton": None, "entries": [{**tuned.asdict(ENTRY), "tile": {"BN": 3}}]}),
+    "size": json.dumps({"target": "x", "triton": ["3.9", "3.10"], "entries": [{**tuned.asdict(ENTRY), "tile": {"BN": 3}}]}),
+    "no size": json.dumps({"target": "x", "triton": None, "entries": [{**tuned.asdict(ENTRY), "tile": {"PANELS": 0}}]}),
     "time": json.dumps({"target": "x", "triton": None, "entries": [{**tuned.asdict(ENTRY), "time_us": 0}]}),
     "tile": json.dumps({"target": "x", "triton": None, "entries": [{**tuned.asdict(ENTRY), "tile": "BN"}]}),
     "version": '{"target": "x", "triton": ["new", "newer"], "entries": []}',
