@@ -191,9 +191,9 @@ class Kernels:
 
 
 def _narrowed(op: Op, key: Key) -> Op:
-    """Of a product by several matrices, one that has the key's format and shape, and nothing added."""
+    """Of a product by several matrices, one that has the key's format and shape, and nothing added. Results are float32."""
     if op.kind != "linear":
-        return op
+        return op.with_operands(out=replace(op.operands["out"], dtype="f32"))
     matrix = next(w for w in op.operands["weights"] if (w.format.name, w.shape) == (key.format, key.shape))
     out = Value("out", (op.operands["x"].shape[0], matrix.shape[0]))
     return op.with_operands(weights=(matrix,), bias=None, residual=None, out=out)
