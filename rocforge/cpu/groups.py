@@ -28,7 +28,6 @@ from rocforge.cpu.isa import (
     i32x16,
     instruction,
     load,
-    load_half,
     load_i16,
     load_i32,
     load_i64,
@@ -145,6 +144,8 @@ d18, d22, d34 = (column_half(n) for n in (18, 22, 34))
 d_m20, d_m24, half_low, half_high = column_i32(20), column_i32(24), half(8, 0), half(8, 16)
 six_bits = instruction(f32x8, (types.int64, types.int64), _six_bits)
 bytes16 = instruction(i8x16, (types.int64, types.int64), _bytes16)
+# (address) -> the half there, as float32, in all lanes
+half_of_all = instruction(f32x8, (types.intp,), lambda b, a: widen(b, spread(b, b.load(pointer(b, a, I16), align=1), 8)))
 # the 8 bytes of a word as float32
 bytes_f32 = instruction(f32x8, (types.int64,), lambda b, x: b.uitofp(b.zext(b.bitcast(x, I8X8), i32x8.llvm), f32x8.llvm))
 
@@ -227,7 +228,7 @@ def k4_header(w):
     scales, mins, high = load_i32(w + 4), load_i32(w + 8), load_i32(w + 12)
     scales = (scales & 0x3F3F3F3F) | ((high & 0x0F0F0F0F) | ((scales >> 2) & 0x30303030)) << 32
     mins = (mins & 0x3F3F3F3F) | (((high >> 4) & 0x0F0F0F0F) | ((mins >> 2) & 0x30303030)) << 32
-    return bytes_f32(scales) * load_half(w), bytes_f32(mins) * -load_half(w + 2)
+    return bytes_f32(scales) * half_of_all(w), bytes_f32(mins) * (half_of_all(w + 2) * -1.0)
 
 
 @inline
@@ -252,7 +253,7 @@ def q5_k(w):
 @inline
 def q2_k(w):
     values = pairs0(w + 16), pairs4(w + 16), pairs0(w + 48), pairs4(w + 48)
-    scales, mins, d, m = load16(w) & 15, load16(w) >> 4, load_half(w + 80), -load_half(w + 82)
+    scales, mins, d, m = load16(w) & 15, load16(w) >> 4, half_of_all(w + 80), half_of_all(w + 82) * -1.0
     return values, even_unsigned(scales) * d, odd_unsigned(scales) * d, even_unsigned(mins) * m, odd_unsigned(mins) * m
 
 
@@ -267,7 +268,7 @@ def q3_k(w):
     first = (high & 0x03030303) << 4 | ((high >> 2) & 0x03030303) << 36
     second = ((high >> 4) & 0x03030303) << 4 | ((high >> 6) & 0x03030303) << 36
     nibble = 0x0F0F0F0F0F0F0F0F
-    scales, d = bytes16((low & nibble) | first, ((low >> 4) & nibble) | second) - 32, load_half(w + 108)
+    scales, d = bytes16((low & nibble) | first, ((low >> 4) & nibble) | second) - 32, half_of_all(w + 108)
     return values, even_signed(scales) * d, odd_signed(scales) * d, none(), none()
 
 
@@ -278,13 +279,13 @@ def q6_k(w):
         (a & 15) | upper0(w + 128), nibble_high(a) | upper4(w + 128),
         (b & 15) | upper0(w + 160), nibble_high(b) | upper4(w + 160),
     )  # fmt: skip
-    scales, d = load16(w + 192), load_half(w + 208)
+    scales, d = load16(w + 192), half_of_all(w + 208)
     return values, even_signed(scales) * d, odd_signed(scales) * d, none(), none()
 
 
 @inline
 def iq4_xs(w):
-    scale = six_bits(load_i32(w + 4), load_i16(w + 2)) * load_half(w)
+    scale = six_bits(load_i32(w + 4), load_i16(w + 2)) * half_of_all(w)
     values = (
         levels(nibbles(w + 8, w + 24)), levels(nibbles(w + 40, w + 56)),
         levels(nibbles(w + 72, w + 88)), levels(nibbles(w + 104, w + 120)),

@@ -20,9 +20,12 @@ from rocforge.cpu.isa import (
     call,
     f32x16,
     fma,
+    heap,
+    heap_free,
     i32x16,
     instruction,
     load,
+    load_i64,
     pointer,
     prefetch,
     prefetch_far,
@@ -43,10 +46,14 @@ GROUP = 256
 # cover the memory's latency, and near into the first, which has few lines to wait for at a time.
 NEAR = 2
 
+load_words, store_words = load(16, "i32"), store(16, "i32")
 load_lanes, store_lanes, zero_lanes, fused = load(16, "f32"), store(16, "f32"), zero(16, "f32"), fma(16)
 _acc, _rows = stack(64 * FEW), stack(2 * 512)
+_T = 7  # which word of the arguments is the number of tokens
 # Room for whole vectors, in which they are cleared.
 _values, _scales, _sums = stack(GROUP * FEW), stack(64 * FEW), stack(64 * FEW)
+# Of a token and group, two vectors that are the same for all rows: what offsets and minimums make of its sums.
+MARKS = 128
 
 
 def _twice(vector, half):
@@ -103,41 +110,68 @@ def halves(values, x, dot):
 
 
 @inline
-def add_group(acc, row, next_row, values, scales, sums, dot, layout):
+def mark(sums, scales, marks, layout):
+    """What offsets and minimums make of a group's sums."""
+    x_sums = load_sums(sums)
+    if layout.offset != 0:
+        store_words(marks, x_sums * layout.offset)
+    if layout.has_mins:
+        x_scale, first, second = load_scales(scales), evens(x_sums, x_sums), odds(x_sums, x_sums)
+        if layout.by_halves:
+            store_lanes(marks, x_scale * to_f32(first))
+            store_lanes(marks + 64, x_scale * to_f32(second))
+        else:
+            store_lanes(marks, x_scale * to_f32(first + second))
+
+
+@inline
+def add_group(acc, row, next_row, values, scales, marks, dot, layout):
     """p of matmul.py after eight strips of two rows; the activations' parts by their addresses."""
     row_values, scale, next_scale, minimum, next_minimum = row
     other_values, other_scale, other_next_scale, other_minimum, other_next_minimum = next_row
     low, high = halves(row_values, values, dot), halves(other_values, values, dot)
     if layout.offset != 0:
-        taken_off = load_sums(sums) * layout.offset
+        taken_off = load_words(marks)
         low, high = low - taken_off, high - taken_off
     if layout.by_halves:
         first = to_f32(evens(low, high)) * joined(scale, other_scale)
         c = fused(to_f32(odds(low, high)), joined(next_scale, other_next_scale), first)
     else:
         c = to_f32(sums32(low, high)) * joined(scale, other_scale)
-    x_scale = load_scales(scales)
-    p = fused(x_scale, c, acc)
+    p = fused(load_scales(scales), c, acc)
     if layout.has_mins:
-        x_sums = load_sums(sums)
-        first, second = evens(x_sums, x_sums), odds(x_sums, x_sums)
+        p = fused(joined(minimum, other_minimum), load_lanes(marks), p)
         if layout.by_halves:
-            p = fused(joined(minimum, other_minimum), x_scale * to_f32(first), p)
-            p = fused(joined(next_minimum, other_next_minimum), x_scale * to_f32(second), p)
-        else:
-            p = fused(joined(minimum, other_minimum), x_scale * to_f32(first + second), p)
+            p = fused(joined(next_minimum, other_next_minimum), load_lanes(marks + 64), p)
     return p
 
 
 @inline
+def fetch_group(far, near, n_bytes):
+    """Ask for the cache lines of `n_bytes` from either address on."""
+    for i in range(0, n_bytes, 64):
+        prefetch_far(far + i)
+        prefetch(near + i)
+
+
+@inline
 def rows(args, tid, team, unpack, dot, layout):
-    w, values, scales, sums, bias, residual, out, T, N, K, residual_stride, out_stride, ahead = words(args, 13)
+    # One token, which most steps have, is compiled apart: what it adds up stays in registers.
+    if load_i64(args + 8 * _T) == 1:
+        rows_of(args, tid, team, 1, unpack, dot, layout)
+    else:
+        rows_of(args, tid, team, load_i64(args + 8 * _T), unpack, dot, layout)
+
+
+@inline
+def rows_of(args, tid, team, T, unpack, dot, layout):
+    w, values, scales, sums, bias, residual, out, _, N, K, residual_stride, out_stride, ahead = words(args, 13)
     block, block_bytes = layout.block, layout.block_bytes
     row_bytes, group_bytes = K // block * block_bytes, GROUP // block * block_bytes
     acc, tail_rows = _acc(), _rows()
     ahead_rows, ahead_columns = GROUP * ahead // K * 2, GROUP * ahead % K
     wrap = (K - ahead_columns + GROUP - 1) // GROUP * GROUP
-    whole = K // GROUP * GROUP
+    whole, n_groups = K // GROUP * GROUP, (K + GROUP - 1) // GROUP
     tail_bytes = (K - whole) // block * block_bytes
     tail_values, tail_scales, tail_sums = _values(), _scales(), _sums()
     if whole < K:
@@ -151,11 +185,20 @@ def rows(args, tid, team, unpack, dot, layout):
             copy(tail_values + GROUP * t, values + at, K - whole)
             copy(tail_scales + 32 * t, scales + at // 8, (K - whole) // 8)
             copy(tail_sums + 32 * t, sums + at // 8, (K - whole) // 8)
+    memory = heap(MARKS * n_groups * T + 64)
+    marks = (memory + 63) // 64 * 64
+    for t in range(T):
+        for g in range(n_groups):
+            at, to = (K * t + GROUP * g) // 8, marks + MARKS * (n_groups * t + g)
+            if GROUP * g == whole:
+                mark(tail_sums + 32 * t, tail_scales + 32 * t, to, layout)
+            else:
+                mark(sums + at, scales + at, to, layout)
     start, stop = share((N + 1) // 2, tid, team)
     for pair in range(start, stop):
         n = 2 * pair
         a, b = w + row_bytes * n, w + row_bytes * min(n + 1, N - 1)
-        x, x_scales, x_sums, stride = values, scales, sums, K
+        x, x_scales, x_marks, stride = values, scales, marks, K
         fetched = a + ahead_rows * row_bytes + ahead_columns // block * block_bytes
         for t in range(T):
             store_lanes(acc + 64 * t, zero_lanes())
@@ -164,28 +207,26 @@ def rows(args, tid, team, unpack, dot, layout):
                 copy(tail_rows, a, tail_bytes)
                 copy(tail_rows + 512, b, tail_bytes)
                 a, b = tail_rows, tail_rows + 512
-                x, x_scales, x_sums, stride = tail_values, tail_scales, tail_sums, GROUP
+                x, x_scales, stride = tail_values, tail_scales, GROUP
             if k == wrap:
                 fetched += row_bytes  # over the row that comes second in a pair
-            for i in range(0, group_bytes, 64):
-                prefetch_far(fetched + i)
-                prefetch_far(fetched + row_bytes + i)
-                prefetch(a + NEAR * group_bytes + i)
-                prefetch(b + NEAR * group_bytes + i)
+            fetch_group(fetched, a + NEAR * group_bytes, group_bytes)
+            fetch_group(fetched + row_bytes, b + NEAR * group_bytes, group_bytes)
             for t in range(T):
                 # Without, what is unpacked would go to memory and back between tokens.
                 if t == 0 or not has_registers():
                     first, second = unpack(a), unpack(b)
                 to, i = acc + 64 * t, stride * t
-                parts = x + i, x_scales + i // 8, x_sums + i // 8
+                parts = x + i, x_scales + i // 8, x_marks + MARKS * n_groups * t
                 store_lanes(to, add_group(load_lanes(to), first, second, *parts, dot, layout))
             a, b, fetched = a + group_bytes, b + group_bytes, fetched + group_bytes
-            x, x_scales, x_sums = x + GROUP, x_scales + GROUP // 8, x_sums + GROUP // 8
+            x, x_scales, x_marks = x + GROUP, x_scales + GROUP // 8, x_marks + MARKS
         for t in range(T):
             sums8 = load_lanes(acc + 64 * t)
             finish(fold8(lower(sums8)), bias, residual, out, t, n, residual_stride, out_stride)
             if n + 1 < N:
                 finish(fold8(upper(sums8)), bias, residual, out, t, n + 1, residual_stride, out_stride)
+    heap_free(memory)
 
 
 # Values of 8 bits need the dot product that takes them.
