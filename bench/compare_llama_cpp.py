@@ -89,9 +89,10 @@ def cells(row: dict) -> tuple[str, ...]:
 @click.option("-n", "--text", default=128, help="Tokens of text; 0 leaves that test out.")
 @click.option("-d", "--depth", default=0, help="Tokens in the cache before either.")
 @click.option("-t", "--threads", type=int, default=cpu.usable_cores, show_default="the cores that may be used")
+@click.option("--huge-pages/--no-huge-pages", default=False, help="Whether our weights are copied into huge pages.")
 @click.option("-r", "--pairs", default=5, help="Runs of each, in turn.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def main(programs, model, prompt, text, depth, threads, pairs, as_json):
+def main(programs, model, prompt, text, depth, threads, huge_pages, pairs, as_json):
     """Compare with llama.cpp on one model."""
     tests = workloads([prompt], [text], [depth], [1])
     if not tests:
@@ -99,7 +100,9 @@ def main(programs, model, prompt, text, depth, threads, pairs, as_json):
     ours = {test: [] for test in tests}
     peers = {test: {str(program): [] for program in programs} for test in tests}
     busy = []
-    settings = {"device": "cpu", "threads": threads, "sequences": 1, "context": max(t.context for t in tests)}
+    settings = {
+        "device": "cpu", "threads": threads, "huge_pages": huge_pages, "sequences": 1, "context": max(t.context for t in tests),
+    }  # fmt: skip
     with Progress() as progress, LLM(model, **settings, progress=progress) as llm:
         run = lambda test: once(llm.runner, llm.config.vocab_size, test)
         for i in range(pairs):
