@@ -189,7 +189,8 @@ class Backend:
     def profile(self, launches: Sequence[Callable[[], None]]) -> Callable[[], np.ndarray]:
         """-> run(): all `launches`, one behind the other in one graph, and the seconds that each took, float64.
 
-        Each call of `launches` makes what one op launches. See kernels/durations.py.
+        Each call of `launches` makes what one op launches. Here each launch waits for the one before, also where it
+        would begin early otherwise: an op's time is its own. See kernels/durations.py.
         """
         counts = []
         with self.record() as program:
@@ -197,6 +198,7 @@ class Backend:
                 before = len(program)
                 make()
                 counts.append(len(program) - before)
+        program.launches = [made.apart() for made in program.launches]
         return lambda: durations.measure(lambda: self.run(program), self.synchronize, program.launches, counts)
 
     def penalize(self, logits: torch.Tensor, *parameters: Any) -> None:

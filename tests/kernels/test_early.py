@@ -1,0 +1,59 @@
+"""Launches that begin early: each kernel of a step waits before it touches what another has written."""
+
+import ast
+import inspect
+import textwrap
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is absent: pip install triton")
+
+from rocforge.kernels.cases import cases  # noqa: E402
+from rocforge.kernels.inspect import compile_for  # noqa: E402
+from rocforge.kernels.target import AMD, Target  # noqa: E402
+
+HOPPER = Target("cuda", "sm90", 32, "ptx", "", 227 * 1024, 132)
+AMPERE = Target("cuda", "sm80", 32, "ptx", "", 99 * 1024, 108)
+# Ops of a step; what draws from its logits is launched after it, in programs of its own.
+AFTER_THE_STEP = {"sample", "penalize"}
+
+
+@pytest.fixture(scope="module")
+def launches():
+    """One launch of each kernel of a step, for Hopper."""
+    found = {}
+    for case in cases(HOPPER, every=False):
+        if case.op not in AFTER_THE_STEP:
+            found.setdefault(case.kernel, case.launch)
+    assert len(found) >= 18
+    return found
+
+
+def test_all_kernels_of_a_step_begin_early(launches):
+    late = [name for name, made in launches.items() if not (made.constants.get("EARLY") and made.options.get("launch_pdl"))]
+    assert not late
+
+
+def test_only_weights_are_read_before_the_wait(launches):
+    """Among the calls of a kernel, in the order in which they stand, `wait` is the first that touches memory."""
+    for name, made in launches.items():
+        tree = ast.parse(textwrap.dedent(inspect.getsource(made.kernel.fn)))
+        calls = [ast.unparse(node.func) for node in sorted((n for n in ast.walk(tree) if isinstance(n, ast.Call)), key=lambda n: (n.lineno, n.col_offset))]
+        before = {call for call in calls[: calls.index("wait")] if not call.startswith("tl.") and not call.startswith("triton.")}
+        assert before <= {"read_values", "read_scales"}, (name, before)
+        assert not {"tl.load", "tl.store"} & set(calls[: calls.index("wait")]), name
+
+
+def test_what_waits_is_in_the_code(launches):
+    made = launches["rms_norm_q8"]
+    text = compile_for(made, HOPPER).asm["ptx"]
+    assert "griddepcontrol.wait" in text and "griddepcontrol.launch_dependents" in text
+    apart = made.apart()
+    assert "launch_pdl" not in apart.options and "griddepcontrol" not in compile_for(apart, HOPPER).asm["ptx"]
+    assert apart.apart() is apart
+
+
+@pytest.mark.parametrize("target", [AMD["gfx942"], AMD["gfx1100"], AMPERE], ids=lambda target: target.arch)
+def test_elsewhere_launches_are_ordinary(target):
+    for case in cases(target, every=False):
+        assert not case.launch.constants.get("EARLY") and "launch_pdl" not in case.launch.options
