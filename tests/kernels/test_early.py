@@ -2,6 +2,8 @@
 
 import ast
 import inspect
+import subprocess
+import sys
 import textwrap
 
 import pytest
@@ -9,8 +11,9 @@ import pytest
 pytest.importorskip("triton", reason="triton is absent: pip install triton")
 
 from rocforge.kernels.cases import cases  # noqa: E402
-from rocforge.kernels.inspect import compile_for  # noqa: E402
 from rocforge.kernels.target import AMD, Target  # noqa: E402
+from rocforge.probe.compiler import child_environment  # noqa: E402
+from tests.paths import ROOT  # noqa: E402
 
 HOPPER = Target("cuda", "sm90", 32, "ptx", "", 227 * 1024, 132)
 AMPERE = Target("cuda", "sm80", 32, "ptx", "", 99 * 1024, 108)
@@ -18,8 +21,7 @@ AMPERE = Target("cuda", "sm80", 32, "ptx", "", 99 * 1024, 108)
 AFTER_THE_STEP = {"sample", "penalize"}
 
 
-@pytest.fixture(scope="module")
-def launches():
+def first_of_each_kernel():
     """One launch of each kernel of a step, for Hopper."""
     found = {}
     for case in cases(HOPPER, every=False):
@@ -27,6 +29,9 @@ def launches():
             found.setdefault(case.kernel, case.launch)
     assert len(found) >= 18
     return found
+
+
+launches = pytest.fixture(scope="module")(first_of_each_kernel)
 
 
 def test_all_kernels_of_a_step_begin_early(launches):
@@ -44,13 +49,21 @@ def test_only_weights_are_read_before_the_wait(launches):
         assert not {"tl.load", "tl.store"} & set(calls[: calls.index("wait")]), name
 
 
+COMPILE = """
+from rocforge.kernels.inspect import compile_for
+from tests.kernels.test_early import HOPPER, first_of_each_kernel
+made = first_of_each_kernel()["rms_norm_q8"]
+print(*("griddepcontrol" in compile_for(each, HOPPER).asm["ptx"] for each in (made, made.apart())))
+"""
+
+
 def test_what_waits_is_in_the_code(launches):
     made = launches["rms_norm_q8"]
-    text = compile_for(made, HOPPER).asm["ptx"]
-    assert "griddepcontrol.wait" in text and "griddepcontrol.launch_dependents" in text
     apart = made.apart()
-    assert "launch_pdl" not in apart.options and "griddepcontrol" not in compile_for(apart, HOPPER).asm["ptx"]
-    assert apart.apart() is apart
+    assert "launch_pdl" not in apart.options and not apart.constants["EARLY"] and apart.apart() is apart
+    # Compiling and interpreting do not share a process.
+    ran = subprocess.run([sys.executable, "-c", COMPILE], cwd=ROOT, env=child_environment(), capture_output=True, text=True, check=False)
+    assert ran.stdout.split() == ["True", "False"], ran.stderr[-2000:]
 
 
 @pytest.mark.parametrize("target", [AMD["gfx942"], AMD["gfx1100"], AMPERE], ids=lambda target: target.arch)
