@@ -47,15 +47,16 @@ class FloatsTile(NamedTuple):
     num_warps: int
 
 
-# Tokens at the most: more are the matrix units' (gemm.py).
-TOKENS = 8
+# Tokens at the most: more are the matrix units' (gemm.py). Up to so many, weights are read a step ahead: with more, registers
+# are full of what the tokens need.
+TOKENS, AHEAD_TOKENS = 8, 4
 # Units that a lane works at in a step, by the target's family (or itself), then by the tokens (a power of two) that
 # they are good for at the most: each token has sums of its own in every lane's registers, of which GCN has 256.
 LANE_UNITS: dict[str, dict[int, int]] = {
     "nvidia": {1: 1, 8: 2},
-    "cdna": {1: 2, 4: 4, 8: 2},
-    "gfx906": {1: 2, 2: 4, 4: 2, 8: 1},
-    "rdna": {1: 2, 8: 4},
+    "cdna": {8: 2},
+    "gfx906": {4: 2, 8: 1},
+    "rdna": {8: 2},
 }
 # Warps that share a row at the most, and units that a lane of them has then; units that the programs of a compute unit
 # have, for each lane of a warp.
@@ -151,75 +152,108 @@ def dots(words, x, ISA: tl.constexpr):
     return dot4(w3, tl.broadcast_to(x3, (BN, BU)), total, ISA)
 
 
+@triton.jit
+def add_units(
+    accs, words, marks, kept, x, x_scales, x_sums, u, T, K, U,
+    values: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr, SCALED: tl.constexpr, HALVES: tl.constexpr,
+    MINS: tl.constexpr, BT: tl.constexpr, ISA: tl.constexpr,
+):  # fmt: skip
+    """Each token's acc [BN, BU] plus the units u [1, BU] of the rows whose words and marks these are. `kept` are one
+    token's activations where they are at hand, else None."""
+    q0, q1, q2, q3 = values(words, ISA)
+    d0, d1, m0, m1, s0, s1, s2, s3, n0, n1, n2, n3 = scales(marks)
+    sums = ()
+    for t in tl.static_range(BT):
+        if kept is not None:
+            x0, x1, x2, x3, scale0, scale1, sum0, sum1, sum2, sum3 = kept
+        else:
+            x0, x1, x2, x3, scale0, scale1, sum0, sum1, sum2, sum3 = read_activations(
+                x, x_scales, x_sums, tl.minimum(t, T - 1), u, U, K, MINS or OFFSET > 0
+            )
+        i0, i1, i2, i3 = dots(q0, x0, ISA), dots(q1, x1, ISA), dots(q2, x2, ISA), dots(q3, x3, ISA)
+        if OFFSET:
+            i0, i1, i2, i3 = i0 - OFFSET * sum0, i1 - OFFSET * sum1, i2 - OFFSET * sum2, i3 - OFFSET * sum3
+        y0 = d0 * by_scale(i0, i1, s0, s1, SCALED, HALVES).to(tl.float32)
+        y1 = d1 * by_scale(i2, i3, s2, s3, SCALED, HALVES).to(tl.float32)
+        if MINS:
+            y0 += m0 * by_scale(sum0, sum1, n0, n1, SCALED, HALVES).to(tl.float32)
+            y1 += m1 * by_scale(sum2, sum3, n2, n3, SCALED, HALVES).to(tl.float32)
+        sums += (accs[t] + scale0 * y0 + scale1 * y1,)
+    return sums
+
+
+@triton.jit
+def zeros(BT: tl.constexpr, BN: tl.constexpr, BU: tl.constexpr):
+    accs = ()
+    for t in tl.static_range(BT):
+        accs += (tl.zeros((BN, BU), tl.float32),)
+    return accs
+
+
+@triton.jit
+def finish_rows(accs, rows, bias, residual, out, T, N, residual_stride, out_stride, BT: tl.constexpr, BN: tl.constexpr):
+    """The lanes' sums in a tree, all tokens at once: addresses of each would take more scalar registers than CDNA has."""
+    tokens, y = tl.arange(0, BT), tl.zeros((BT, BN), tl.float32)
+    for t in tl.static_range(BT):
+        y = tl.where((tokens == t)[:, None], tl.sum(accs[t], 1)[None, :], y)
+    finish(y, bias, residual, out, tokens, rows, T, N, residual_stride, out_stride)
+
+
 @triton.jit(do_not_specialize=["T", "n_blocks"])
 def gemv_blocks(
     x, x_scales, x_sums, quants, high, scales_, supers, bias, residual, out, T, N, K, U, n_blocks, residual_stride, out_stride,
     read_values: tl.constexpr, values: tl.constexpr, read_scales: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr,
     SCALED: tl.constexpr, HALVES: tl.constexpr, MINS: tl.constexpr, SIGNED: tl.constexpr, BT: tl.constexpr,
-    BN: tl.constexpr, BU: tl.constexpr, CHUNKS: tl.constexpr, ISA: tl.constexpr, EARLY: tl.constexpr,
+    BN: tl.constexpr, BU: tl.constexpr, CHUNKS: tl.constexpr, AHEAD: tl.constexpr, ISA: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Program p of P: of all T <= BT tokens the blocks p, p + P .. of BN rows, of `n_blocks` in all.
 
-    x is the words of Q8's values. A row takes CHUNKS steps of BU units.
+    x is the words of Q8's values. A row takes CHUNKS steps of BU units. AHEAD: weights are read a step before their
+    use; else a program has one block.
     """
-    SUMS: tl.constexpr = MINS or OFFSET > 0
-    # One token's activations of a whole row stay in registers.
-    KEEPS: tl.constexpr = CHUNKS == 1 and BT == 1
     P, block, chunk = tl.num_programs(0), tl.program_id(0), 0
-    lane = tl.arange(0, BU)
+    lane, n = tl.arange(0, BU), tl.arange(0, BN)
     # Beyond the last row or token is that row or token again, not stored.
-    row = tl.minimum(block * BN + tl.arange(0, BN), N - 1)
-    words = read_values(quants, high, row, lane, U, (lane < U)[None, :])
-    marks = read_scales(scales_, supers, row, lane, U, (lane < U)[None, :])
-    wait(EARLY)
-    if KEEPS:
-        kept = read_activations(x, x_scales, x_sums, 0, lane[None, :], U, K, SUMS)
-    accs = ()
-    for t in tl.static_range(BT):
-        accs += (tl.zeros((BN, BU), tl.float32),)
-    for _ in range((n_blocks - block + P - 1) // P * CHUNKS):
-        if CHUNKS == 1:
-            next_block, next_chunk = block + P, 0
-        else:
-            is_last = chunk == CHUNKS - 1
-            next_block, next_chunk = tl.where(is_last, block + P, block), tl.where(is_last, 0, chunk + 1)
-        row = tl.minimum(next_block * BN + tl.arange(0, BN), N - 1)
-        units = next_chunk * BU + lane
-        mask = (units < tl.where(next_block < n_blocks, U, 0))[None, :]
-        next_words = read_values(quants, high, row, units, U, mask)
-        next_marks = read_scales(scales_, supers, row, units, U, mask)
-        q0, q1, q2, q3 = values(words, ISA)
-        d0, d1, m0, m1, s0, s1, s2, s3, n0, n1, n2, n3 = scales(marks)
-        sums = ()
-        for t in tl.static_range(BT):
-            if KEEPS:
-                x0, x1, x2, x3, scale0, scale1, sum0, sum1, sum2, sum3 = kept
-            else:
-                x0, x1, x2, x3, scale0, scale1, sum0, sum1, sum2, sum3 = read_activations(
-                    x, x_scales, x_sums, tl.minimum(t, T - 1), (chunk * BU + lane)[None, :], U, K, SUMS
-                )
-            i0, i1, i2, i3 = dots(q0, x0, ISA), dots(q1, x1, ISA), dots(q2, x2, ISA), dots(q3, x3, ISA)
-            if OFFSET:
-                i0, i1, i2, i3 = i0 - OFFSET * sum0, i1 - OFFSET * sum1, i2 - OFFSET * sum2, i3 - OFFSET * sum3
-            y0 = d0 * by_scale(i0, i1, s0, s1, SCALED, HALVES).to(tl.float32)
-            y1 = d1 * by_scale(i2, i3, s2, s3, SCALED, HALVES).to(tl.float32)
-            if MINS:
-                y0 += m0 * by_scale(sum0, sum1, n0, n1, SCALED, HALVES).to(tl.float32)
-                y1 += m1 * by_scale(sum2, sum3, n2, n3, SCALED, HALVES).to(tl.float32)
-            sums += (accs[t] + scale0 * y0 + scale1 * y1,)
-        accs = sums
-        if CHUNKS == 1 or chunk == CHUNKS - 1:
-            rows = block * BN + tl.arange(0, BN)
-            for t in tl.static_range(BT):
-                y = tl.sum(accs[t], 1)[None, :]
-                finish(y, bias, residual, out, t + tl.arange(0, 1), rows, T, N, residual_stride, out_stride)
-        fresh = ()
-        for t in tl.static_range(BT):
+    row = tl.minimum(block * BN + n, N - 1)
+    accs, kept = zeros(BT, BN, BU), None
+    if AHEAD:
+        words = read_values(quants, high, row, lane, U, (lane < U)[None, :])
+        marks = read_scales(scales_, supers, row, lane, U, (lane < U)[None, :])
+        wait(EARLY)
+        if CHUNKS == 1 and BT == 1:  # the activations of a whole row stay in registers
+            kept = read_activations(x, x_scales, x_sums, 0, lane[None, :], U, K, MINS or OFFSET > 0)
+        for _ in range((n_blocks - block + P - 1) // P * CHUNKS):
             if CHUNKS == 1:
-                fresh += (tl.zeros((BN, BU), tl.float32),)
+                next_block, next_chunk = block + P, 0
             else:
-                fresh += (tl.where(is_last, 0.0, accs[t]),)
-        accs, words, marks, block, chunk = fresh, next_words, next_marks, next_block, next_chunk
+                is_last = chunk == CHUNKS - 1
+                next_block, next_chunk = tl.where(is_last, block + P, block), tl.where(is_last, 0, chunk + 1)
+            row, units = tl.minimum(next_block * BN + n, N - 1), next_chunk * BU + lane
+            mask = (units < tl.where(next_block < n_blocks, U, 0))[None, :]
+            next_words = read_values(quants, high, row, units, U, mask)
+            next_marks = read_scales(scales_, supers, row, units, U, mask)
+            accs = add_units(
+                accs, words, marks, kept, x, x_scales, x_sums, (chunk * BU + lane)[None, :], T, K, U,
+                values, scales, OFFSET, SCALED, HALVES, MINS, BT, ISA,
+            )  # fmt: skip
+            if CHUNKS == 1:
+                finish_rows(accs, block * BN + n, bias, residual, out, T, N, residual_stride, out_stride, BT, BN)
+                accs = zeros(BT, BN, BU)
+            elif is_last:
+                finish_rows(accs, block * BN + n, bias, residual, out, T, N, residual_stride, out_stride, BT, BN)
+                accs = zeros(BT, BN, BU)
+            words, marks, block, chunk = next_words, next_marks, next_block, next_chunk
+    else:
+        wait(EARLY)
+        for first in range(0, U, BU):
+            units = first + lane
+            words = read_values(quants, high, row, units, U, (units < U)[None, :])
+            marks = read_scales(scales_, supers, row, units, U, (units < U)[None, :])
+            accs = add_units(
+                accs, words, marks, kept, x, x_scales, x_sums, units[None, :], T, K, U,
+                values, scales, OFFSET, SCALED, HALVES, MINS, BT, ISA,
+            )  # fmt: skip
+        finish_rows(accs, block * BN + n, bias, residual, out, T, N, residual_stride, out_stride, BT, BN)
 
 
 def programs(n_blocks: int, at_once: int) -> int:
@@ -232,12 +266,12 @@ def blocks(x: Q8, w: Matrix, bias, residual, out: torch.Tensor) -> None:
     T, K = x.values.shape
     U, BT = -(-K // UNIT), triton.next_power_of_2(T)
     at = tuning.tile(gemv_blocks, tile(U, BT), w.format.name, (w.rows, K), T)
-    n_blocks = triton.cdiv(w.rows, at.BN)
+    n_blocks, is_ahead = triton.cdiv(w.rows, at.BN), BT <= AHEAD_TOKENS
+    grid = programs(n_blocks, at.programs * target.current().units) if is_ahead else n_blocks
     launch(
-        gemv_blocks, (programs(n_blocks, at.programs * target.current().units),), x.values.view(torch.int32), x.scales, x.sums,
-        *w.planes, bias, residual, out, T, w.rows, K, U, n_blocks, *strides(residual, out), num_warps=at.num_warps,
-        **DECODE[w.format]._asdict(), BT=BT, BN=at.BN, BU=at.BU, CHUNKS=triton.cdiv(U, at.BU),
-        ISA=target.current().isa,
+        gemv_blocks, (grid,), x.values.view(torch.int32), x.scales, x.sums, *w.planes, bias, residual, out, T, w.rows, K,
+        U, n_blocks, *strides(residual, out), num_warps=at.num_warps, **DECODE[w.format]._asdict(), BT=BT, BN=at.BN,
+        BU=at.BU, CHUNKS=triton.cdiv(U, at.BU), AHEAD=is_ahead, ISA=target.current().isa,
     )  # fmt: skip
 
 
