@@ -110,19 +110,21 @@ def test_integer_products_use_dot_instructions(table):
 
 
 def test_quantised_weights_are_loaded_by_64_bits_or_more(table):
-    """What a lane reads of a unit: its planes of quants, wide; and of scales and activations' scales, what is left. Weights
-    are read at two places, before the first step and in each for the next."""
+    """What a lane reads of a unit: its planes of quants, wide; and of scales and activations' scales, what is left. For up
+    to four tokens weights are read at two places: before the first step, and in each for the next."""
     target, found = table
     for row in (r for r in found if r["kernel"] == "gemv_blocks"):
         sizes = {name: int(n) for name, n in re.findall(r"([A-Za-z]+)(\d+)", row["tile"])}
         lanes = target.lanes * sizes["warps"]
         rows_of_lane, tokens = max(1, sizes["BN"] * sizes["BU"] // lanes), sizes["BT"]
+        # Of activations, a lane's units in each row that it has; weights times the places where they are read.
+        units, weights = tokens * max(1, sizes["BU"] // lanes), rows_of_lane * (2 if tokens <= 4 else 1)
         planes = PLANES[BY_NAME[row["format"]]]
         quants = [p for p in (planes.quants, planes.high) if p]
         wide_planes = sum(p.n_parts for p in quants)
         wide = row["load_128"] + row["load_64"]
-        assert wide >= 2 * rows_of_lane * wide_planes + 4 * tokens, row
-        # Scales and supers of each row; of each token two scales and four sums; of the end bias and residual.
+        assert wide >= weights * wide_planes + 4 * units, row
+        # Scales and supers of each row; of each token and unit two scales and four sums; of the end bias and residual.
         scales = sum(1 for p in (planes.scales, planes.supers) if p)
         narrow = row["load_32"] + row["load_16"]
-        assert narrow <= 2 * rows_of_lane * scales + 6 * tokens + 2 * tokens * sizes["BN"], row
+        assert narrow <= weights * scales + 6 * units + 2 * tokens * sizes["BN"], row
