@@ -9,8 +9,8 @@ With the parts as decode.py names them, for a half of 32 columns of a unit
 each lane over its units in ascending order, then the lanes in a tree: one order for one tile.
 Float formats multiply in float32, a lane's columns in ascending order, then the lanes in a tree.
 
-Programs are as many as the device holds at once, and each goes through its share of the rows. What a step needs
-of the weights is on its way while the step before is computed, so memory is never idle.
+For up to AHEAD_TOKENS tokens programs are as many as the device holds at once, and each goes through its share of the rows.
+What a step needs of the weights is on its way while the step before is computed, so memory is never idle.
 """
 
 import math
@@ -47,8 +47,8 @@ class FloatsTile(NamedTuple):
     num_warps: int
 
 
-# Tokens at the most: more are the matrix units' (gemm.py). Up to so many, weights are read a step ahead: with more, registers
-# are full of what the tokens need.
+# Tokens at the most: more are the matrix units' (gemm.py). And those for which weights are read a step ahead: with more,
+# registers are full of what the tokens need.
 TOKENS, AHEAD_TOKENS = 8, 4
 # Units that a lane works at in a step, by the target's family (or itself), then by the tokens (a power of two) that
 # they are good for at the most: each token has sums of its own in every lane's registers, of which GCN has 256.
