@@ -184,8 +184,9 @@ def attention(
 
     p = positions[t]; window 0 begins at 0. Head h reads kv-head h // (H/G). q is the first H*D
     columns of qkv; k_cache, v_cache [pages, G, PAGE, D] in float32 or float16, or a Q8Cache; out float32
-    [T, H*D], or a Q8 (D a multiple of 32): float32 results, then quantised. A sequence's tokens follow each other. With half or Q8 caches, products are of float16,
-    their sums float32. A token with p < 0 is padding: its row of out is zeros, whatever its q.
+    [T, H*D], or a Q8 (D a multiple of 32): float32 results, then quantised. A sequence's tokens follow each
+    other. With half or Q8 caches, products are of float16, their sums float32. A token with p < 0 is padding: its
+    row of out is zeros, whatever its q.
     """
     T, P = len(qkv), page_table.shape[1]
     k, v = (c if isinstance(c, Q8Cache) else Q8Cache(c, None) for c in (k_cache, v_cache))
