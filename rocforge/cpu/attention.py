@@ -267,8 +267,8 @@ def attention(
 
     p = positions[t]; window 0 begins at 0. Head h reads kv-head h // (H/G). q is the first H*D
     columns of qkv; k_cache, v_cache [pages, G, PAGE, D] in float32 or float16, or a Q8Cache; out float32
-    [T, H*D], or a Q8 (D a multiple of 32): float32 results, then quantised. A token with p < 0 is padding: its row of out may become anything, and no other's.
-    Pages ascend and each is folded in by the online softmax (Milakov and Gimelshein, arXiv
+    [T, H*D], or a Q8 (D a multiple of 32): float32 results, then quantised. A token with p < 0 is padding: its row
+    of out may become anything, and no other's. Pages ascend and each is folded in by the online softmax (Milakov and Gimelshein, arXiv
     1805.02867), each element of a product is a sum in one order: so the bits for a token depend on
     nothing else in the step.
     """

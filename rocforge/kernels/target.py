@@ -82,7 +82,8 @@ def _active(device: int) -> Target:
     active, units = triton.runtime.driver.active.get_current_target(), torch.cuda.get_device_properties(device).multi_processor_count
     if active.backend == "hip":
         found = amd(active.arch)
-        # What HIP counts on RDNA are work-group processors, of two compute units each.
+        # On RDNA HIP is taken to count work-group processors, of two compute units each (never seen on a card). If it
+        # counts compute units, launches have up to twice the programs that run at once, and compute the same.
         return replace(found, units=units * (2 if found.family == "rdna" else 1))
     return Target("cuda", f"sm{active.arch}", 32, "ptx", "", 227 * KIB if active.arch >= 90 else 99 * KIB, units)
 
