@@ -55,7 +55,7 @@ class Backend:
     """
 
     # Sizes of prompts that launch kernels which neither one token nor a full chunk does.
-    PROMPTS = ()
+    prompts: tuple[int, ...] = ()
 
     def __init__(self, n_threads: int, huge_pages: bool = False):
         self.team, self._pool = threads.Team(n_threads), threads.Pool()

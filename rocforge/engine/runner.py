@@ -48,7 +48,7 @@ class Runner:
     def prepare(self, progress: Progress | None = None) -> None:
         """Record the programs of decode, of a full chunk and of what lies between, and compile what they launch."""
         most = self.memory.sizes["T"]
-        sizes = dict.fromkeys([(1, 1), *((n, 1) for n in self.backend.PROMPTS if n < most), (most, self.memory.sizes["R"])])
+        sizes = dict.fromkeys([(1, 1), *((n, 1) for n in self.backend.prompts if n < most), (most, self.memory.sizes["R"])])
         programs = [*(self.program(*size) for size in sizes), self._sampling()]
         kernels = list(dict.fromkeys(k for program in programs for k in program.kernels))
         missing = [k for k in kernels if not k.is_compiled]

@@ -31,6 +31,32 @@ def dot4(a, b, c, ISA: tl.constexpr):
 
 
 @triton.jit
+def halves_of(words, ISA: tl.constexpr):
+    """float16 1024 + byte of each of the four bytes of the words, lowest first: exact, and no conversion.
+
+    A half's last bit is worth 1 from 1024 on: a byte below 0x64 is its fraction.
+    """
+    if ISA == "ptx":
+        return tl.inline_asm_elementwise(
+            """{
+            .reg .b32 low, high;
+            prmt.b32 low, $4, 0x64646464, 0x4140;
+            prmt.b32 high, $4, 0x64646464, 0x4342;
+            mov.b32 {$0, $1}, low;
+            mov.b32 {$2, $3}, high;
+            }""",
+            "=h,=h,=h,=h,r", [words], dtype=(tl.float16,) * 4, is_pure=True, pack=1,
+        )  # fmt: skip
+    else:
+        return half_of(words), half_of(words >> 8), half_of(words >> 16), half_of(words >> 24)
+
+
+@triton.jit
+def half_of(words):
+    return ((words & 255) | 0x6400).to(tl.int16).to(tl.float16, bitcast=True)
+
+
+@triton.jit
 def filled(n, bit: tl.constexpr):
     """255 in the bytes that have the bit, 0 in the others."""
     one = (n >> bit) & 0x01010101

@@ -58,8 +58,11 @@ def scratch_bytes(weights: Iterable[Any], tokens: int) -> int:
 class Backend:
     """One GPU: its memory, and its current stream. `device` is torch's name or number for it."""
 
-    # Sizes of prompts that launch kernels which neither one token nor a full chunk does.
-    PROMPTS = (gemv.TOKENS, gemv.TOKENS + 1)
+    @property
+    def prompts(self) -> tuple[int, ...]:
+        """Sizes of prompts that launch kernels which neither one token nor a full chunk does."""
+        with self._chosen():
+            return gemv.most_tokens(), *gemm.sizes()
 
     def __init__(self, device: "str | int"):
         self._device = torch.device(device)

@@ -24,7 +24,9 @@ _AROUND = (0.5, 1, 2)
 FACTORS: dict[str, dict[str, tuple[float, ...]]] = {
     "gemv_blocks": {"BN": _AROUND, "BU": (0.5, 1), "num_warps": _AROUND, "programs": (0.5, 0.75, 1, 1.25, 1.5)},
     "gemv_floats": {"BN": _AROUND, "BK": (0.5, 1, 2, 4), "num_warps": (1, 2, 4)},
-    "gemm_blocks": {"BT": (0.5, 1), "BN": _AROUND, "BU": (0.5, 1, 2), "num_warps": (0.5, 1)},
+    "gemm_blocks": {
+        "BT": (0.5, 1), "BN": _AROUND, "BU": _AROUND, "num_warps": (0.5, 1), "num_stages": (2 / 3, 1, 4 / 3), "programs": _AROUND,
+    },
     "gemm_floats": {"BT": (0.5, 1), "BN": _AROUND, "num_warps": (0.5, 1), "num_stages": (1, 2)},
     "gemm_plain": {"BT": _AROUND, "BN": _AROUND, "BK": _AROUND, "num_warps": (0.5, 1), "num_stages": (0.5, 1, 2)},
     "attend_tile": {"ROWS": _AROUND, "BN": _AROUND, "num_warps": _AROUND, "num_stages": (1, 2)},
@@ -63,6 +65,13 @@ def _gemm(tile: Any, key: Key, target: Target) -> bool:
     is_used = tile.BT <= max(16, triton.next_power_of_2(key.tokens))
     sums = tile.BT * tile.BN / _lanes(target, tile)
     return is_used and min(tile.BT, tile.BN) >= 16 and sums <= SUMS and tile.BT * tile.BN >= 256 * tile.num_warps
+
+
+def _gemm_blocks(tile: Any, key: Key, target: Target) -> bool:
+    """Activations of each stage in shared memory at once; a step is no wider than a row."""
+    held = 2 * tile.BT * tile.BU * UNIT * max(1, tile.num_stages - (target.backend == "hip"))
+    is_row = tile.BU <= triton.next_power_of_2(-(-key.shape[1] // UNIT))
+    return _gemm(tile, key, target) and is_row and held <= target.lds_bytes
 
 
 def _plain(tile: Any, key: Key, target: Target) -> bool:
@@ -105,7 +114,7 @@ def _anything(tile: Any, key: Key, target: Target) -> bool:
 FITS: dict[str, Callable[[Any, Key, Target], bool]] = {
     "gemv_blocks": _gemv_blocks,
     "gemv_floats": _gemv_floats,
-    "gemm_blocks": _gemm,
+    "gemm_blocks": _gemm_blocks,
     "gemm_floats": _gemm,
     "gemm_plain": _plain,
     "attend_tile": _attend_tile,

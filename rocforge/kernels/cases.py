@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8_SUM_BLOCK, SUPPORTED, Format, Q8Cache
-from rocforge.kernels import gemm, gemv, launch, layout
+from rocforge.kernels import gemv, launch, layout
 from rocforge.kernels.activation import swiglu
 from rocforge.kernels.attention import attention
 from rocforge.kernels.embed import embed
@@ -120,8 +120,9 @@ def _calls(every: bool) -> Iterator[tuple[str, str, Callable[[], None]]]:
 
 def _linear(format: Format, every: bool) -> Iterator[tuple[str, str, Callable[[], None]]]:
     N, K = 4096, 4096
-    few = [t for t in (1, 2, 4, 8) if t <= gemv.TOKENS]
-    for T in (*(few if every else (few[0], few[-1])), gemm.EXPAND_TOKENS - 1, PREFILL_TOKENS):
+    few = [t for t in (1, 2, 4, 8) if t <= gemv.most_tokens()]
+    many = [t for t in (16, 32, 64, 128, PREFILL_TOKENS) if t > few[-1]]
+    for T in (*few, *many) if every else (few[0], few[-1], many[0], many[-1]):
         x = _meta(T, K) if format.is_float else _q8(T, K)
         for residual in (_meta(T, N), None) if every else (_meta(T, N),):
             w = layout.empty(format, N, K, "meta")

@@ -57,9 +57,14 @@ def work(key: Key, launch: Launch) -> Work:
         columns = sizes["BK"] if "BK" in sizes else sizes["BU"] * layout.UNIT
         # Of the last tile, what is beyond the matrix is computed along.
         rows, tokens = _whole(N, sizes.get("BN", 1)), _whole(T, sizes.get("BT", 1))
-        # Programs of gemv_blocks go through several blocks of rows.
-        turns = math.ceil(rows / sizes["BN"] / launch.grid[0]) if key.kernel == "gemv_blocks" else 1
-        return Work(weights + 2 * T * K + 4 * T * N, 2 * rows * tokens * K, turns * math.ceil(K / columns))
+        steps, parts = math.ceil(K / columns), 1
+        if key.kernel == "gemv_blocks":  # programs go through several blocks of rows
+            steps *= math.ceil(rows / sizes["BN"] / launch.grid[0])
+        if key.kernel == "gemm_blocks":  # programs share a row's columns, and what they write is read once more
+            parts = launch.grid[1]
+            steps = math.ceil(steps / parts)
+        moved = weights + 2 * T * K + 4 * T * N * (2 * parts if parts > 1 else 1)
+        return Work(moved, 2 * rows * tokens * K, steps)
     if key.kernel.startswith("attend"):
         (D, group, kv_heads), T = key.shape, key.tokens
         splits = launch.grid[2] if len(launch.grid) > 2 else 1

@@ -4,14 +4,14 @@ Whatever the format, for the 16 columns of group g of a unit
 
     weight[k] = d[g // 2] * (scale[g] * (value[k] - OFFSET)) + m[g // 2] * min[g]
 
-`read_values(quants, high, rows, units, U, mask)` and `read_scales(scales, supers, rows, units, U, mask)` give what
+`read_values(quants, high, rows, first, end, U, BU)` and `read_scales(scales, supers, rows, first, end, U, BU)` give what
 of the planes belongs to these rows and units, as tuples of tensors that wait for memory. `values(words, ISA)` makes of
 the first four int32 tensors [BN, BU, 4], one a group: four values a word, a byte each, in the order of the columns.
 `scales(words)` makes of the second d0, d1, m0, m1, float32 [BN, BU], and the scales and mins of the four groups, int32
 [BN, BU]. What a format lacks is 0 there, and kernels leave it out by the format's traits (see Decoder).
 
-rows [BN] and units [BU] are integer tensors, U the units of a row, `mask` [BN or 1, BU] says what there
-is of them; layout.py draws the planes.
+rows [BN] is an integer tensor, U the units of a row. Of the BU units from `first` on, those from `end` on are 0.
+layout.py draws the planes.
 """
 
 from typing import Any, NamedTuple
@@ -42,21 +42,26 @@ def signed_byte(word, shift: tl.constexpr):
 
 
 @triton.jit
-def word_at(plane, rows, units, per_row, mask):
-    """One element a unit of a plane with `per_row` of them a row: [BN, BU].
+def word_at(plane, rows, first, end, per_row, BU: tl.constexpr, SHARED: tl.constexpr = 1):
+    """One element a unit, or for SHARED units, of a plane with `per_row` of them a row: [BN, BU].
 
     Neighbouring units belong to neighbouring lanes, as in four_words: without the hint the compiler would
     give a lane several units here, and then move them between lanes through shared memory.
     """
-    at = tl.max_contiguous(rows[:, None] * per_row + units[None, :], [1, 1])
-    return tl.load(plane + at, mask=mask, other=0)
+    units = first + tl.arange(0, BU)
+    at = tl.max_contiguous(rows[:, None] * per_row + (units // SHARED)[None, :], [1, 1])
+    return tl.load(plane + at, mask=(units < end)[None, :], other=0)
 
 
 @triton.jit
-def four_words(plane, rows, units, U, part, parts: tl.constexpr, mask):
-    """[BN, BU, 4]: the four words of each unit in part `part` of `parts`, 128 bits a lane."""
-    at = (rows[:, None] * parts + part) * U + units[None, :]
-    return tl.load(plane + at[:, :, None] * 4 + tl.arange(0, 4)[None, None, :], mask=mask[:, :, None], other=0)
+def four_words(plane, rows, first, end, U, part, parts: tl.constexpr, BU: tl.constexpr):
+    """[BN, BU, 4]: the four words of each unit in part `part` of `parts`, 128 bits a lane.
+
+    Loaded as the row of words that they are: what goes by way of shared memory then lies there without conflicts.
+    """
+    word = first * 4 + tl.arange(0, BU * 4)
+    at = (rows[:, None] * parts + part) * U * 4 + word[None, :]
+    return tl.reshape(tl.load(plane + at, mask=(word < end * 4)[None, :], other=0), (rows.shape[0], BU, 4))
 
 
 @triton.jit
@@ -94,39 +99,39 @@ def split_words(words):
 
 
 @triton.jit
-def read_fours(quants, high, rows, units, U, mask):
-    return four_words(quants, rows, units, U, 0, 2, mask), four_words(quants, rows, units, U, 1, 2, mask)
+def read_fours(quants, high, rows, first, end, U, BU: tl.constexpr):
+    return four_words(quants, rows, first, end, U, 0, 2, BU), four_words(quants, rows, first, end, U, 1, 2, BU)
 
 
 @triton.jit
-def read_fours_ones(quants, high, rows, units, U, mask):
-    a, b = read_fours(quants, high, rows, units, U, mask)
-    return a, b, word_at(high, rows, units, U, mask)
+def read_fours_ones(quants, high, rows, first, end, U, BU: tl.constexpr):
+    a, b = read_fours(quants, high, rows, first, end, U, BU)
+    return a, b, word_at(high, rows, first, end, U, BU)
 
 
 @triton.jit
-def read_fours_twos(quants, high, rows, units, U, mask):
-    a, b = read_fours(quants, high, rows, units, U, mask)
-    return a, b, four_words(high, rows, units, U, 0, 1, mask)
+def read_fours_twos(quants, high, rows, first, end, U, BU: tl.constexpr):
+    a, b = read_fours(quants, high, rows, first, end, U, BU)
+    return a, b, four_words(high, rows, first, end, U, 0, 1, BU)
 
 
 @triton.jit
-def read_twos(quants, high, rows, units, U, mask):
-    return (four_words(quants, rows, units, U, 0, 1, mask),)
+def read_twos(quants, high, rows, first, end, U, BU: tl.constexpr):
+    return (four_words(quants, rows, first, end, U, 0, 1, BU),)
 
 
 @triton.jit
-def read_twos_ones(quants, high, rows, units, U, mask):
-    return four_words(quants, rows, units, U, 0, 1, mask), word_at(high, rows, units, U, mask)
+def read_twos_ones(quants, high, rows, first, end, U, BU: tl.constexpr):
+    return four_words(quants, rows, first, end, U, 0, 1, BU), word_at(high, rows, first, end, U, BU)
 
 
 @triton.jit
-def read_eights(quants, high, rows, units, U, mask):
+def read_eights(quants, high, rows, first, end, U, BU: tl.constexpr):
     return (
-        four_words(quants, rows, units, U, 0, 4, mask),
-        four_words(quants, rows, units, U, 1, 4, mask),
-        four_words(quants, rows, units, U, 2, 4, mask),
-        four_words(quants, rows, units, U, 3, 4, mask),
+        four_words(quants, rows, first, end, U, 0, 4, BU),
+        four_words(quants, rows, first, end, U, 1, 4, BU),
+        four_words(quants, rows, first, end, U, 2, 4, BU),
+        four_words(quants, rows, first, end, U, 3, 4, BU),
     )
 
 
@@ -186,15 +191,15 @@ def values_levels(words, ISA: tl.constexpr):
 
 
 @triton.jit
-def read_one(scales, supers, rows, units, U, mask):
+def read_one(scales, supers, rows, first, end, U, BU: tl.constexpr):
     """The unit's own scales."""
-    return (word_at(scales, rows, units, U, mask),)
+    return (word_at(scales, rows, first, end, U, BU),)
 
 
 @triton.jit
-def read_both(scales, supers, rows, units, U, mask):
+def read_both(scales, supers, rows, first, end, U, BU: tl.constexpr):
     """The unit's own scales and those of its block of 256."""
-    return word_at(scales, rows, units, U, mask), word_at(supers, rows, units // 4, U // 4, mask)
+    return word_at(scales, rows, first, end, U, BU), word_at(supers, rows, first, end, U // 4, BU, 4)
 
 
 @triton.jit

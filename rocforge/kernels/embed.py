@@ -65,11 +65,10 @@ def embed_blocks(
     wait(EARLY)
     t = tl.program_id(0)
     rows = tl.zeros((1,), tl.int64) + tl.load(tokens + t)
-    units = tl.program_id(1) * BU + tl.arange(0, BU)
-    mask = (units < U)[None, :]
-    q0, q1, q2, q3 = values(read_values(quants, high, rows, units, U, mask), ISA)
-    d0, d1, m0, m1, s0, s1, s2, s3, n0, n1, n2, n3 = scales(read_scales(scales_, supers, rows, units, U, mask))
-    columns = units[None, :, None] * 64 + tl.arange(0, 16)[None, None, :]
+    first = tl.program_id(1) * BU
+    q0, q1, q2, q3 = values(read_values(quants, high, rows, first, U, U, BU), ISA)
+    d0, d1, m0, m1, s0, s1, s2, s3, n0, n1, n2, n3 = scales(read_scales(scales_, supers, rows, first, U, U, BU))
+    columns = (first + tl.arange(0, BU))[None, :, None] * 64 + tl.arange(0, 16)[None, None, :]
     to = out + t.to(tl.int64) * out_stride + columns
     tl.store(to, weights_of(q0, d0, s0, m0, n0, OFFSET, SCALED, MINS, SIGNED), mask=columns < K)
     tl.store(to + 16, weights_of(q1, d0, s1, m0, n1, OFFSET, SCALED, MINS, SIGNED), mask=columns + 16 < K)

@@ -47,9 +47,10 @@ class FloatsTile(NamedTuple):
     num_warps: int
 
 
-# Tokens at the most: more are the matrix units' (gemm.py). And those for which weights are read a step ahead: with more,
-# registers are full of what the tokens need.
-TOKENS, AHEAD_TOKENS = 8, 4
+# Tokens at the most, by the target's family: more are the matrix units' (gemm.py). On an H100 these overtake at three.
+TOKENS = {"nvidia": 2, "cdna": 8, "rdna": 8, "interpreter": 8}
+# Tokens for which weights are read a step ahead: with more, registers are full of what the tokens need.
+AHEAD_TOKENS = 4
 # Units that a lane works at in a step, by the target's family (or itself), then by the tokens (a power of two) that
 # they are good for at the most: each token has sums of its own in every lane's registers, of which GCN has 256.
 LANE_UNITS: dict[str, dict[int, int]] = {
@@ -69,6 +70,10 @@ FLOATS: dict[str, FloatsTile] = {
     "rdna": FloatsTile(4, 128, 1),
     "interpreter": FloatsTile(16, 64, 1),
 }
+
+
+def most_tokens() -> int:
+    return TOKENS[target.current().family]
 
 
 def tile(U: int, BT: int) -> GemvTile:
@@ -217,8 +222,8 @@ def gemv_blocks(
     row = tl.minimum(block * BN + n, N - 1)
     accs, kept = zeros(BT, BN, BU), None
     if AHEAD:
-        words = read_values(quants, high, row, lane, U, (lane < U)[None, :])
-        marks = read_scales(scales_, supers, row, lane, U, (lane < U)[None, :])
+        words = read_values(quants, high, row, 0, U, U, BU)
+        marks = read_scales(scales_, supers, row, 0, U, U, BU)
         wait(EARLY)
         if CHUNKS == 1 and BT == 1:  # the activations of a whole row stay in registers
             kept = read_activations(x, x_scales, x_sums, 0, lane[None, :], U, K, MINS or OFFSET > 0)
@@ -228,10 +233,10 @@ def gemv_blocks(
             else:
                 is_last = chunk == CHUNKS - 1
                 next_block, next_chunk = tl.where(is_last, block + P, block), tl.where(is_last, 0, chunk + 1)
-            row, units = tl.minimum(next_block * BN + n, N - 1), next_chunk * BU + lane
-            mask = (units < tl.where(next_block < n_blocks, U, 0))[None, :]
-            next_words = read_values(quants, high, row, units, U, mask)
-            next_marks = read_scales(scales_, supers, row, units, U, mask)
+            row, first = tl.minimum(next_block * BN + n, N - 1), next_chunk * BU
+            end = tl.where(next_block < n_blocks, U, 0)
+            next_words = read_values(quants, high, row, first, end, U, BU)
+            next_marks = read_scales(scales_, supers, row, first, end, U, BU)
             accs = add_units(
                 accs, words, marks, kept, x, x_scales, x_sums, (chunk * BU + lane)[None, :], T, K, U,
                 values, scales, OFFSET, SCALED, HALVES, MINS, BT, ISA,
@@ -247,8 +252,8 @@ def gemv_blocks(
         wait(EARLY)
         for first in range(0, U, BU):
             units = first + lane
-            words = read_values(quants, high, row, units, U, (units < U)[None, :])
-            marks = read_scales(scales_, supers, row, units, U, (units < U)[None, :])
+            words = read_values(quants, high, row, first, U, U, BU)
+            marks = read_scales(scales_, supers, row, first, U, U, BU)
             accs = add_units(
                 accs, words, marks, kept, x, x_scales, x_sums, units[None, :], T, K, U,
                 values, scales, OFFSET, SCALED, HALVES, MINS, BT, ISA,
@@ -262,7 +267,7 @@ def programs(n_blocks: int, at_once: int) -> int:
 
 
 def blocks(x: Q8, w: Matrix, bias, residual, out: torch.Tensor) -> None:
-    """matmul.linear() for one matrix of a block format and T <= TOKENS tokens."""
+    """matmul.linear() for one matrix of a block format and T <= most_tokens() tokens."""
     T, K = x.values.shape
     U, BT = -(-K // UNIT), triton.next_power_of_2(T)
     at = tuning.tile(gemv_blocks, tile(U, BT), w.format.name, (w.rows, K), T)
@@ -304,7 +309,7 @@ def gemv_floats(
 
 
 def floats(x: torch.Tensor, w: Matrix, bias, residual, out: torch.Tensor) -> None:
-    """matmul.linear() for one matrix of a float format and T <= TOKENS tokens."""
+    """matmul.linear() for one matrix of a float format and T <= most_tokens() tokens."""
     T, K = x.shape
     BT = triton.next_power_of_2(T)
     at = FLOATS[target.current().family]

@@ -146,21 +146,21 @@ _recording: contextvars.ContextVar[Program | None] = contextvars.ContextVar("rec
 
 
 def launch(
-    kernel, grid: tuple[int, ...], *args, num_warps: int = 4, num_stages: int = 2, fuses: bool = True, **constants
+    kernel, grid: tuple[int, ...], *args, num_warps: int = 4, num_stages: int = 2, fuses: bool = True, early: bool = True, **constants
 ) -> None:
     """Launch `kernel` over `grid` programs on the current device, or record it.
 
     `args` in the kernel's order: tensors (the address of their first element is passed), ints,
     floats; `constants` its constexprs. `fuses`: a product and a sum may be rounded once for both. A
-    kernel that has the constexpr EARLY begins early where the device can (early.py). A grid without programs
-    launches nothing.
+    kernel that has the constexpr EARLY begins early where the device can (early.py), if it is to: `early`. A grid without
+    programs launches nothing.
     """
     if 0 in grid:
         return
     # Said each time: Triton's default for the fusing is another from release to release.
     options = {} if _interprets() else {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": fuses}
     if "EARLY" in kernel.arg_names:
-        constants["EARLY"] = early = target.current().begins_early
+        constants["EARLY"] = early = early and target.current().begins_early
         options |= {"launch_pdl": True} if early else {}
     made = Launch(kernel, grid, args, constants, options)
     program = _recording.get()

@@ -1,13 +1,13 @@
 """out = x W^T + bias + residual, from planes of quantised weights. Chooses the way; multiplies nothing itself.
 
-Up to gemv.TOKENS tokens the weights' way through memory is what counts (gemv.py), above it the
-matrix units (gemm.py). The files say what each computes, in which order.
+A few tokens (gemv.most_tokens) are multiplied lane by lane (gemv.py), more on the matrix units (gemm.py). The files say
+what each computes, in which order.
 """
 
 import torch
 
 from rocforge.gguf.formats import Q8
-from rocforge.kernels import gemm, gemv
+from rocforge.kernels import gemm, gemv, halves
 from rocforge.kernels.layout import Matrix
 
 
@@ -33,7 +33,10 @@ def linear(
     assert bias is None or bias.shape == (N,), (bias.shape, N)
     assert residual is None or residual.shape == (T, N), (residual.shape, T, N)
     assert is_float or all(part.is_contiguous() for part in x)
-    way = gemv if T <= gemv.TOKENS else gemm
+    is_few = T <= gemv.most_tokens()
+    if not is_few and not is_float:
+        x = halves.of_q8(x)
+    way = gemv if is_few else gemm
     start = 0
     for w in weights:
         rows = slice(start, start + w.rows)

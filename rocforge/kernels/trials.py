@@ -33,7 +33,7 @@ CONTEXT_PAGES = 128
 FEW = 16
 
 # What is timed together: a kernel, and what joins its parts.
-WITH = {"attend_split": ("join_splits",), "attend_lanes": ("join_splits",)}
+WITH = {"attend_split": ("join_splits",), "attend_lanes": ("join_splits",), "gemm_blocks": ("add_parts",)}
 
 # Roundings of two orders of summing up, of what a result is made of: float32, float16 (see tests/ops).
 U, H = 2.0**-24, 2.0**-11

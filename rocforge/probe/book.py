@@ -17,9 +17,8 @@ log = logging.getLogger(__name__)
 
 USER, SHIPPED, FAMILY, DEFAULT, TRIED = "user", "shipped", "family", "default", "tried"
 
-# Tokens that share a tile, by the most of them. 63: a GPU expands weights for more (gemm.EXPAND_TOKENS); behind the last
-# there is nothing left to tell apart.
-BUCKETS = (1, 2, 4, 8, 16, 63, 512)
+# Tokens that share a tile, by the most of them; behind the last there is nothing left to tell apart.
+BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 512)
 
 Default = TypeVar("Default", bound=tuple)
 

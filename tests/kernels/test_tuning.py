@@ -110,8 +110,12 @@ def test_hashes_know_what_a_kernel_calls():
 
 
 def test_buckets():
-    assert [book.bucket(n) for n in (1, 3, 8, 9, 17, 63, 64, 512, 5000)] == [1, 4, 8, 16, 63, 63, 512, 512, 512]
-    assert gemv.TOKENS in book.BUCKETS and gemm.EXPAND_TOKENS - 1 in book.BUCKETS
+    assert [book.bucket(n) for n in (1, 3, 8, 9, 17, 63, 64, 65, 512, 5000)] == [1, 4, 8, 16, 32, 64, 64, 128, 512, 512]
+    assert set(gemv.TOKENS.values()) <= set(book.BUCKETS)
+    # Of the tokens that share a tile, the default is one.
+    for arch in ("gfx942", "gfx1100", "gfx906"):
+        with use(AMD[arch]):
+            assert set(gemm.sizes()) <= set(book.BUCKETS)
 
 
 # ---- what is shipped
@@ -245,7 +249,7 @@ def device_range(key, default, kernel, timer=lambda program: 1e-6):
 
 SMALL = {
     "gemv": (Key("gemv_blocks", "Q8_0", (19, 96), 1), gemv.GemvTile(16, 4, 1, 8), gemv.gemv_blocks, {"BN": 8, "BU": 2, "num_warps": 1, "programs": 3}),
-    "gemm": (Key("gemm_blocks", "Q4_K", (19, 256), 16), gemm.GemmTile(32, 32, 2, 1, 1), gemm.gemm_blocks, {"BT": 16, "BN": 16, "BU": 1, "num_warps": 1, "num_stages": 1}),
+    "gemm": (Key("gemm_blocks", "Q4_K", (19, 256), 16), gemm.GemmTile(32, 32, 2, 1, 1, 1), gemm.gemm_blocks, {"BT": 16, "BN": 16, "BU": 1, "num_warps": 1, "num_stages": 1, "programs": 1}),
     "embed": (Key("embed_blocks", "Q8_0", (19, 96), 2), embed.BLOCKS, embed.embed_blocks, {"BU": 16, "num_warps": 1}),
     "norm": (Key("rms_norm_q8", "", (96,), 2), norm.NormTile(2), norm.rms_norm_q8, {"num_warps": 4}),
     "attention": (Key("attend_tile", "f16", (32, 2, 1), 16), attention.PrefillTile(32, 32, 1, 1), attention.attend_tile, {"ROWS": 16, "BN": 64, "num_warps": 1, "num_stages": 1, "peels": 1}),
@@ -280,7 +284,7 @@ def test_what_does_not_launch_is_unfit():
 def test_only_the_kernel_in_question_is_timed():
     """The product of many tokens, without what expands its operands."""
     programs = []
-    key, default = Key("gemm_plain", "F16", (32, 64), 512), gemm.PlainTile(64, 32, 64, 1, 1)
+    key, default = Key("gemm_plain", "F16", (32, 64), 512), gemm.FloatsTile(64, 32, 64, 1, 1)
     range_ = device_range(key, default, gemm.gemm_plain, lambda program: programs.append(program) or 1e-6)
     trial = trials.make(Key("gemm_plain", "F16", (32, 64), 64), torch.device("cpu"), random_blocks)
     monkey = pytest.MonkeyPatch()

@@ -73,6 +73,12 @@ class TritonRoom:
 
         return call
 
+    def most_few_tokens(self):
+        """Up to so many tokens `linear` multiplies in integers, lane by lane."""
+        from rocforge.kernels.gemv import most_tokens
+
+        return most_tokens()
+
     def matrix(self, data, format, rows, columns):
         from rocforge.kernels.layout import matrix
 
