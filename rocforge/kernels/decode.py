@@ -7,8 +7,9 @@ Whatever the format, for the 16 columns of group g of a unit
 `read_values(quants, high, rows, first, end, U, BU)` and `read_scales(scales, supers, rows, first, end, U, BU)` give what
 of the planes belongs to these rows and units, as tuples of tensors that wait for memory. `values(words, ISA)` makes of
 the first four int32 tensors [BN, BU, 4], one a group: four values a word, a byte each, in the order of the columns.
-`scales(words)` makes of the second d0, d1, m0, m1, float32 [BN, BU], and the scales and mins of the four groups, int32
-[BN, BU]. What a format lacks is 0 there, and kernels leave it out by the format's traits (see Decoder).
+`scales(words)` makes of the second d0, d1, m0, m1, float32 [BN, BU], and scales and mins, int32 words [BN, BU] with a
+signed byte for each group, or each half (HALVES), the first lowest (`byte_of`). What a format lacks is 0 there, and
+kernels leave it out by the format's traits (see Decoder).
 
 rows [BN] is an integer tensor, U the units of a row. Of the BU units from `first` on, those from `end` on are 0.
 layout.py draws the planes.
@@ -32,13 +33,9 @@ def half(word, shift: tl.constexpr):
 
 
 @triton.jit
-def low_byte(word, shift: tl.constexpr):
-    return (word >> shift) & 255
-
-
-@triton.jit
-def signed_byte(word, shift: tl.constexpr):
-    return (word << (24 - shift)) >> 24
+def byte_of(word, i: tl.constexpr):
+    """Byte i of a word, 0 the lowest, with its sign."""
+    return (word << (24 - 8 * i)) >> 24
 
 
 @triton.jit
@@ -204,13 +201,13 @@ def read_both(scales, supers, rows, first, end, U, BU: tl.constexpr):
 
 @triton.jit
 def scales_d(words):
-    return half(words[0], 0), half(words[0], 16), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+    return half(words[0], 0), half(words[0], 16), 0, 0, 0, 0
 
 
 @triton.jit
 def scales_d_m(words):
     word = words[0]
-    return half(word, 0), half(word, 32), half(word, 16), half(word, 48), 0, 0, 0, 0, 0, 0, 0, 0
+    return half(word, 0), half(word, 32), half(word, 16), half(word, 48), 0, 0
 
 
 @triton.jit
@@ -226,35 +223,26 @@ def only_d(halves):
 
 @triton.jit
 def scales_k4(words):
-    word = words[0]
     d, m = d_dmin(words[1])
-    s0, s1, n0, n1 = low_byte(word, 0), low_byte(word, 8), low_byte(word, 16), low_byte(word, 24)
-    return d, d, m, m, s0, s0, s1, s1, n0, n0, n1, n1
+    return d, d, m, m, words[0], words[0] >> 16
 
 
 @triton.jit
 def scales_k2(words):
-    word = words[0]
     d, m = d_dmin(words[1])
-    s, n = word & 0x0F0F0F0F, (word >> 4) & 0x0F0F0F0F
-    return (
-        d, d, m, m, low_byte(s, 0), low_byte(s, 8), low_byte(s, 16), low_byte(s, 24),
-        low_byte(n, 0), low_byte(n, 8), low_byte(n, 16), low_byte(n, 24),
-    )  # fmt: skip
+    return d, d, m, m, words[0] & 0x0F0F0F0F, (words[0] >> 4) & 0x0F0F0F0F
 
 
 @triton.jit
 def scales_k16(words):
-    word, d = words[0], only_d(words[1])
-    s0, s1, s2, s3 = signed_byte(word, 0), signed_byte(word, 8), signed_byte(word, 16), signed_byte(word, 24)
-    return d, d, 0, 0, s0, s1, s2, s3, 0, 0, 0, 0
+    d = only_d(words[1])
+    return d, d, 0, 0, words[0], 0
 
 
 @triton.jit
 def scales_xs(words):
-    word, d = words[0].to(tl.int32), only_d(words[1])
-    s0, s1 = signed_byte(word, 0), signed_byte(word, 8)
-    return d, d, 0, 0, s0, s0, s1, s1, 0, 0, 0, 0
+    d = only_d(words[1])
+    return d, d, 0, 0, words[0].to(tl.int32), 0
 
 
 # ---- the table

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from rocforge.kernels import target, tuning
-from rocforge.kernels.decode import DECODE
+from rocforge.kernels.decode import DECODE, byte_of
 from rocforge.kernels.early import wait
 from rocforge.kernels.launch import launch
 from rocforge.kernels.layout import UNIT, Matrix
@@ -43,12 +43,14 @@ def spread_bytes(words, SIGNED: tl.constexpr):
 
 @triton.jit
 def weights_of(
-    words, d, scale, m, minimum, OFFSET: tl.constexpr, SCALED: tl.constexpr, MINS: tl.constexpr, SIGNED: tl.constexpr
-):
-    """One group's weights, float32 [BN, BU, 16]: (d * scale) * value + m * min, each step rounded as ggml's are."""
+    words, d, scales, m, mins, I: tl.constexpr,
+    OFFSET: tl.constexpr, SCALED: tl.constexpr, MINS: tl.constexpr, SIGNED: tl.constexpr,
+):  # fmt: skip
+    """One group's weights, float32 [BN, BU, 16]: (d * scale) * value + m * min, each step rounded as ggml's are. Scale and
+    min are byte I of theirs."""
     if SCALED:
-        d = d * scale
-        m = m * minimum
+        d = d * byte_of(scales, I)
+        m = m * byte_of(mins, I)
     w = d[:, :, None] * (spread_bytes(words, SIGNED) - OFFSET).to(tl.float32)
     if MINS:
         w += m[:, :, None]
@@ -67,13 +69,13 @@ def embed_blocks(
     rows = tl.zeros((1,), tl.int64) + tl.load(tokens + t)
     first = tl.program_id(1) * BU
     q0, q1, q2, q3 = values(read_values(quants, high, rows, first, U, U, BU), ISA)
-    d0, d1, m0, m1, s0, s1, s2, s3, n0, n1, n2, n3 = scales(read_scales(scales_, supers, rows, first, U, U, BU))
+    d0, d1, m0, m1, s, n = scales(read_scales(scales_, supers, rows, first, U, U, BU))
     columns = (first + tl.arange(0, BU))[None, :, None] * 64 + tl.arange(0, 16)[None, None, :]
     to = out + t.to(tl.int64) * out_stride + columns
-    tl.store(to, weights_of(q0, d0, s0, m0, n0, OFFSET, SCALED, MINS, SIGNED), mask=columns < K)
-    tl.store(to + 16, weights_of(q1, d0, s1, m0, n1, OFFSET, SCALED, MINS, SIGNED), mask=columns + 16 < K)
-    tl.store(to + 32, weights_of(q2, d1, s2, m1, n2, OFFSET, SCALED, MINS, SIGNED), mask=columns + 32 < K)
-    tl.store(to + 48, weights_of(q3, d1, s3, m1, n3, OFFSET, SCALED, MINS, SIGNED), mask=columns + 48 < K)
+    tl.store(to, weights_of(q0, d0, s, m0, n, 0 if HALVES else 0, OFFSET, SCALED, MINS, SIGNED), mask=columns < K)
+    tl.store(to + 16, weights_of(q1, d0, s, m0, n, 0 if HALVES else 1, OFFSET, SCALED, MINS, SIGNED), mask=columns + 16 < K)
+    tl.store(to + 32, weights_of(q2, d1, s, m1, n, 1 if HALVES else 2, OFFSET, SCALED, MINS, SIGNED), mask=columns + 32 < K)
+    tl.store(to + 48, weights_of(q3, d1, s, m1, n, 1 if HALVES else 3, OFFSET, SCALED, MINS, SIGNED), mask=columns + 48 < K)
 
 
 @triton.jit

@@ -22,7 +22,7 @@ import triton.language as tl
 from rocforge.gguf.formats import F16
 from rocforge.kernels import halves, target, tuning
 from rocforge.kernels.asm import halves_of
-from rocforge.kernels.decode import DECODE
+from rocforge.kernels.decode import DECODE, byte_of
 from rocforge.kernels.early import wait
 from rocforge.kernels.finish import finish, strides
 from rocforge.kernels.halves import Halves
@@ -82,6 +82,9 @@ FLOATS: dict[str, list[FloatsTile]] = {
 }
 FLOATS_ON_LANES = [FloatsTile(32, 32, 32, 4, 1)]
 
+# 128 more in each byte: what was signed then is not.
+FLIP = tl.constexpr(-0x7F7F7F80)
+
 # Programs that share a tile's columns at the most, steps that each of them has at the least.
 MOST_SPLITS, LEAST_STEPS = 8, 4
 # Rows that one program of add_parts has.
@@ -121,29 +124,27 @@ def floats_tile(T: int) -> FloatsTile:
 
 @triton.jit
 def weights_of(
-    words, d, scale, m, minimum,
+    words, d, scales, m, mins, I: tl.constexpr,
     OFFSET: tl.constexpr, SCALED: tl.constexpr, MINS: tl.constexpr, SIGNED: tl.constexpr, PAIRED: tl.constexpr, ISA: tl.constexpr,
 ):  # fmt: skip
-    """One group's weights of each unit, float16 [BN, BU, 16], in the order of `halves`.
+    """One group's weights of each unit, float16 [BN, BU, 16], in the order of `halves`. Scale and min are byte I of theirs.
 
     Nothing here moves a value to another lane, so the compiler may do all of it where the matrix instructions want their
     operands: between shared memory, where words lie, and them.
     """
     BN: tl.constexpr = words.shape[0]
     BU: tl.constexpr = words.shape[1]
-    BIAS: tl.constexpr = 1024 + (128 if SIGNED else OFFSET)
     if SIGNED:
-        words = words ^ -0x7F7F7F80  # 128 more in each byte
+        words = words ^ FLIP
     b0, b1, b2, b3 = halves_of(words, ISA)
     w = tl.join(tl.join(b0, b1), tl.join(b2, b3))  # [BN, BU, word, byte % 2, byte // 2]
     w = tl.permute(w, (0, 1, 4, 2, 3) if PAIRED else (0, 1, 2, 4, 3))
-    w = tl.reshape(w, (BN, BU, 16)) - BIAS
+    w = tl.reshape(w, (BN, BU, 16)) - (1152 if SIGNED else 1024 + OFFSET)
     if SCALED:
-        d = d * scale
-    w = w * d.to(tl.float16)[:, :, None]
+        d *= byte_of(scales, I)
+        m *= byte_of(mins, I)
+    w *= d.to(tl.float16)[:, :, None]
     if MINS:
-        if SCALED:
-            m = m * minimum
         w += m.to(tl.float16)[:, :, None]
     return w
 
@@ -170,13 +171,13 @@ def gemm_blocks(
     acc = tl.zeros((BN, BT), tl.float32)
     for first in range(begin, tl.minimum(begin + steps * BU, U), BU):
         q0, q1, q2, q3 = values(read_values(quants, high, row, first, U, U, BU), ISA)
-        d0, d1, m0, m1, s0, s1, s2, s3, n0, n1, n2, n3 = scales(read_scales(scales_, supers, row, first, U, U, BU))
+        d0, d1, m0, m1, s, n = scales(read_scales(scales_, supers, row, first, U, U, BU))
         column = first * 64 + tl.arange(0, BU * 64)
         y = tl.load(x + token[None, :] * (U * 64) + column[:, None], mask=(column < U * 64)[:, None], other=0)
-        w0 = weights_of(q0, d0, s0, m0, n0, OFFSET, SCALED, MINS, SIGNED, PAIRED, ISA)
-        w1 = weights_of(q1, d0, s1, m0, n1, OFFSET, SCALED, MINS, SIGNED, PAIRED, ISA)
-        w2 = weights_of(q2, d1, s2, m1, n2, OFFSET, SCALED, MINS, SIGNED, PAIRED, ISA)
-        w3 = weights_of(q3, d1, s3, m1, n3, OFFSET, SCALED, MINS, SIGNED, PAIRED, ISA)
+        w0 = weights_of(q0, d0, s, m0, n, 0 if HALVES else 0, OFFSET, SCALED, MINS, SIGNED, PAIRED, ISA)
+        w1 = weights_of(q1, d0, s, m0, n, 0 if HALVES else 1, OFFSET, SCALED, MINS, SIGNED, PAIRED, ISA)
+        w2 = weights_of(q2, d1, s, m1, n, 1 if HALVES else 2, OFFSET, SCALED, MINS, SIGNED, PAIRED, ISA)
+        w3 = weights_of(q3, d1, s, m1, n, 1 if HALVES else 3, OFFSET, SCALED, MINS, SIGNED, PAIRED, ISA)
         w = tl.join(tl.join(w0, w1), tl.join(w2, w3))  # [BN, BU, 16, group % 2, group // 2]
         acc = tl.dot(tl.reshape(tl.permute(w, (0, 1, 4, 3, 2)), (BN, BU * 64)), y, acc)
     acc = tl.trans(acc)

@@ -23,7 +23,7 @@ import triton.language as tl
 from rocforge.gguf.formats import Q8
 from rocforge.kernels import target, tuning
 from rocforge.kernels.asm import dot4
-from rocforge.kernels.decode import DECODE, split_words
+from rocforge.kernels.decode import DECODE, byte_of, split_words
 from rocforge.kernels.early import wait
 from rocforge.kernels.finish import finish, strides
 from rocforge.kernels.launch import launch
@@ -102,14 +102,14 @@ def tile(U: int, BT: int) -> GemvTile:
 
 
 @triton.jit
-def by_scale(a, b, scale_a, scale_b, SCALED: tl.constexpr, HALVES: tl.constexpr):
-    """Two groups' integers by their scales, summed."""
+def by_scale(a, b, scales, HALF: tl.constexpr, SCALED: tl.constexpr, HALVES: tl.constexpr):
+    """The integers of a half's two groups by their scales, summed."""
     if not SCALED:
         return a + b
     elif HALVES:
-        return scale_a * (a + b)
+        return byte_of(scales, HALF) * (a + b)
     else:
-        return scale_a * a + scale_b * b
+        return byte_of(scales, 2 * HALF) * a + byte_of(scales, 2 * HALF + 1) * b
 
 
 @triton.jit
@@ -166,7 +166,7 @@ def add_units(
     """Each token's acc [BN, BU] plus the units u [1, BU] of the rows whose words and marks these are. `kept` are one
     token's activations where they are at hand, else None."""
     q0, q1, q2, q3 = values(words, ISA)
-    d0, d1, m0, m1, s0, s1, s2, s3, n0, n1, n2, n3 = scales(marks)
+    d0, d1, m0, m1, s, n = scales(marks)
     sums = ()
     for t in tl.static_range(BT):
         if kept is not None:
@@ -178,11 +178,11 @@ def add_units(
         i0, i1, i2, i3 = dots(q0, x0, ISA), dots(q1, x1, ISA), dots(q2, x2, ISA), dots(q3, x3, ISA)
         if OFFSET:
             i0, i1, i2, i3 = i0 - OFFSET * sum0, i1 - OFFSET * sum1, i2 - OFFSET * sum2, i3 - OFFSET * sum3
-        y0 = d0 * by_scale(i0, i1, s0, s1, SCALED, HALVES).to(tl.float32)
-        y1 = d1 * by_scale(i2, i3, s2, s3, SCALED, HALVES).to(tl.float32)
+        y0 = d0 * by_scale(i0, i1, s, 0, SCALED, HALVES).to(tl.float32)
+        y1 = d1 * by_scale(i2, i3, s, 1, SCALED, HALVES).to(tl.float32)
         if MINS:
-            y0 += m0 * by_scale(sum0, sum1, n0, n1, SCALED, HALVES).to(tl.float32)
-            y1 += m1 * by_scale(sum2, sum3, n2, n3, SCALED, HALVES).to(tl.float32)
+            y0 += m0 * by_scale(sum0, sum1, n, 0, SCALED, HALVES).to(tl.float32)
+            y1 += m1 * by_scale(sum2, sum3, n, 1, SCALED, HALVES).to(tl.float32)
         sums += (accs[t] + scale0 * y0 + scale1 * y1,)
     return sums
 
