@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import mmap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -139,6 +139,16 @@ class Backend:
         """Within it, launches are recorded into the program it gives, blocked as the caller's book says, or this user's."""
         with book.use(book.current() or tuning.own_book()), threads.record(self._pool) as program:
             yield program
+
+    def compile(self, kernels: Iterable[threads.Kernel], report: Callable[[int, int], None] | None = None) -> None:
+        """Now, rather than with their first launch, one after the other: Numba compiles in Python. report(done, total)."""
+        missing = [kernel for kernel in kernels if not kernel.is_compiled]
+        for done, kernel in enumerate(missing):
+            if report:
+                report(done, len(missing))
+            kernel.compile()
+        if report and missing:
+            report(len(missing), len(missing))
 
     def run(self, program: threads.Program) -> None:
         self.team.run(program)

@@ -117,9 +117,7 @@ def time_case(case: Case, backend: Any, launchers: dict[str, Callable], repetiti
         with backend.record() as program:
             for i in range(n):
                 launchers[op.kind](**operands.sets[i % copies], **op.attrs)
-        for kernel in program.kernels:
-            if not kernel.is_compiled:
-                kernel.compile()
+        backend.compile(program.kernels)
         return program
 
     once = record(1)

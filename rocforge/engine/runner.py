@@ -51,13 +51,7 @@ class Runner:
         sizes = dict.fromkeys([(1, 1), *((n, 1) for n in self.backend.prompts if n < most), (most, self.memory.sizes["R"])])
         programs = [*(self.program(*size) for size in sizes), self._sampling()]
         kernels = list(dict.fromkeys(k for program in programs for k in program.kernels))
-        missing = [k for k in kernels if not k.is_compiled]
-        for done, kernel in enumerate(missing):
-            if progress:
-                progress("compile", done, len(missing))
-            kernel.compile()
-        if progress and missing:
-            progress("compile", len(missing), len(missing))
+        self.backend.compile(kernels, lambda done, total: progress and progress("compile", done, total))
 
     def load(self, progress: Progress | None = None) -> None:
         """Bring the weights to where a step reads them, and touch all memory that it writes."""

@@ -5,6 +5,7 @@ makes of correct programs wrong numbers. It runs in a process of its own, since 
 take the process along, and one that hangs may never return; the verdict is remembered.
 """
 
+import contextlib
 import importlib
 import json
 import logging
@@ -158,6 +159,8 @@ def self_test(device: str = "cuda", begin: Progress | None = None, cases: list[C
     where the GPU has none left: others may be using it now.
     """
     cases = all_cases() if cases is None else cases
+    if device != "cpu":
+        _compile(cases, device, begin)
     for done, case in enumerate(cases):
         if begin:
             begin(str(case), done, len(cases))
@@ -179,7 +182,23 @@ def self_test(device: str = "cuda", begin: Progress | None = None, cases: list[C
     return None
 
 
+def _compile(cases: list[Case], device: str, begin: Progress | None) -> None:
+    """All that the cases launch, side by side. What does not compile is left to its case, which will say so."""
+    from rocforge.kernels import launch
+
+    kernels = {}
+    with contextlib.suppress(Exception):
+        for case in cases:
+            with launch.record() as program:
+                _on_gpu(case, device)
+            kernels |= {made.key: made for made in program.launches}
+        found = [launch.Kernel(made) for made in kernels.values()]
+        launch.compile_all(found, lambda done, total: begin and begin("compiling the kernels", done, total))
+
+
 def _on_cpu(case: Case) -> dict[str, Any]:
+    if case.exact is not None:
+        return case.exact
     from rocforge.cpu.layout import matrix
 
     make = lambda blocks: matrix(blocks.data, blocks.format, len(blocks.data), blocks.columns)

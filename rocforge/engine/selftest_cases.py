@@ -22,12 +22,14 @@ class Blocks(NamedTuple):
 
 
 class Case(NamedTuple):
-    """One launch. `written`: the arguments that it writes, each with how far it may be off, (relative, absolute)."""
+    """One launch. `written`: the arguments that it writes, each with how far it may be off, (relative, absolute). From
+    what: `exact`, or where that is None what the CPU's kernels write."""
 
     op: str
     what: str
     arguments: dict[str, Any]
     written: dict[str, tuple[float, Any]]
+    exact: dict[str, np.ndarray] | None = None
 
     def __str__(self) -> str:
         return f"{self.op} ({self.what})"
@@ -214,10 +216,11 @@ def _embed(rng) -> Iterator[Case]:
 
 
 def _linear(rng) -> Iterator[Case]:
+    """Exact results are simple enough here: where a GPU is tried, the CPU's kernels need not be compiled for each format."""
     for format in SUPPORTED:
         K = 100 if format.is_float else 256 + 256 % format.block
         weights = blocks(rng, format, 37, K)
-        size = np.abs(rows_of(weights))
+        rows = rows_of(weights).astype(np.float64)
         for T in (2, 20):  # few tokens and many have kernels of their own
             x = _normal(rng, T, K) if format.is_float else _random_q8(rng, T, K)
             float_x = x if format.is_float else x.values * np.repeat(x.scales, 32, 1)
@@ -225,12 +228,13 @@ def _linear(rng) -> Iterator[Case]:
             # them. Many: weights made in float16 by three roundings and x by one, 2^-11 each; in two parts of
             # bfloat16, 2^-14 together. Twice for magnitudes that cancel within a weight, or for good measure.
             relative = (2.0**-16, 2.0**-12)[T > 2] if format.is_float else (2.0**-17, 2.0**-8)[T > 2]
-            magnitudes = np.abs(float_x) @ size.T
+            magnitudes = np.abs(float_x) @ np.abs(rows).T
             scale = np.float32(magnitudes.mean())
             bias, residual = scale * _normal(rng, 37), scale * _normal(rng, T, 37)
             off = relative * magnitudes + 4 * ULP * (np.abs(bias) + np.abs(residual))
             arguments = {"x": x, "weights": (weights,), "bias": bias, "residual": residual, "out": _empty(T, 37)}
-            yield Case("linear", f"{format}, {T} tokens", arguments, {"out": (0, off)})
+            exact = {"out": float_x @ rows.T + bias + residual}
+            yield Case("linear", f"{format}, {T} tokens", arguments, {"out": (0, off)}, exact)
 
 
 def _gather(rng) -> Iterator[Case]:

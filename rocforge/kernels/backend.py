@@ -181,6 +181,10 @@ class Backend:
             return given
         return tuning.book_for(target.current())
 
+    def compile(self, kernels: Iterable[launch.Kernel], report: Callable[[int, int], None] | None = None) -> None:
+        """Now, rather than with their first launch; report(done, total)."""
+        launch.compile_all(kernels, report)
+
     def run(self, program: launch.Program) -> None:
         with self._chosen():
             if self._mirror is not None:

@@ -215,8 +215,9 @@ def blocks(x: Halves, w: Matrix, bias, residual, out: torch.Tensor) -> None:
     at = tuning.tile(gemm_blocks, tile(T), w.format.name, (N, w.columns), T)
     splits = splits_of(at, N, T, U)
     parts = scratch("parts", (splits, T, N), torch.float32, out) if splits > 1 else None
+    ends = (bias, residual, out, None) if parts is None else (None, None, None, parts)
     launch(
-        gemm_blocks, (triton.cdiv(N, at.BN) * triton.cdiv(T, at.BT), splits), *x, *w.planes, bias, residual, out, parts,
+        gemm_blocks, (triton.cdiv(N, at.BN) * triton.cdiv(T, at.BT), splits), *x, *w.planes, *ends,
         T, N, U, triton.cdiv(triton.cdiv(U, at.BU), splits), *strides(residual, out), num_warps=at.num_warps,
         num_stages=at.num_stages, **DECODE[w.format]._asdict(), BT=at.BT, BN=at.BN, BU=at.BU, PAIRED=halves.is_paired(),
         ISA=target.current().isa, early=T <= EARLY_TOKENS,

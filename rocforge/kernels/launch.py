@@ -9,7 +9,9 @@ import contextvars
 import functools
 import logging
 import math
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
 import torch
@@ -73,6 +75,30 @@ class Kernel:
 
 
 _compiled: set[tuple] = set()
+
+
+def compile_all(kernels: Iterable[Kernel], report: Callable[[int, int], None] | None = None) -> None:
+    """Compile what is not compiled yet, side by side: most of a compilation is outside of Python. report(done, total).
+
+    Raises what the first failing compilation does; those that have not begun are left out then.
+    """
+    missing = [kernel for kernel in kernels if not kernel.is_compiled]
+    with ThreadPoolExecutor(min(MOST_COMPILERS, os.cpu_count() or 1)) as pool:
+        waiting = [pool.submit(kernel.compile) for kernel in missing]
+        try:
+            for done, finished in enumerate(as_completed(waiting)):
+                if report:
+                    report(done, len(missing))
+                finished.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    if report and missing:
+        report(len(missing), len(missing))
+
+
+# Compilations at once at the most: each takes some hundred MiB, and beyond this they wait for Python's lock.
+MOST_COMPILERS = 8
 
 
 class Pool:

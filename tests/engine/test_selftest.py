@@ -109,7 +109,7 @@ MISTAKES = {
     "gate for up": ("activation", "swiglu", "", {"gate_up": halves_swapped}),
     "no epsilon": ("norm", "rms_norm", "rows of 100", {"eps": lambda _: 1e-3}),
     "a row too far": ("gather", "gather", "", {"rows": lambda x: (x + 1) % 7}),
-    "no bias": ("matmul", "linear", "Q6_K, 3", {"bias": lambda _: None}),
+    "no bias": ("matmul", "linear", "Q6_K, 2", {"bias": lambda _: None}),
     "no penalty": ("sample", "penalize", "", {"repetition": lambda x: x * 0 + 1}),
     "the next candidate": ("sample", "sample", "5 rows of 300", {"uniform": lambda x: x * 0.5}),
 }
