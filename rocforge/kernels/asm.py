@@ -69,26 +69,42 @@ def pick(a, b, mask):
 
 
 @triton.jit
-def lookup16(n, t0: tl.constexpr, t1: tl.constexpr, t2: tl.constexpr, t3: tl.constexpr, ISA: tl.constexpr):
-    """table[i] for each byte i < 16 of the words n; t0 holds table[0] (lowest byte) to table[3], and so on."""
+def lookup_nibbles(words, t0: tl.constexpr, t1: tl.constexpr, t2: tl.constexpr, t3: tl.constexpr, ISA: tl.constexpr):
+    """(low, high): table[i] for the low nibble of each byte of the words, and for the high one, as bytes.
+
+    t0 holds table[0] (lowest byte) to table[3], and so on.
+    """
     if ISA == "ptx":
-        # prmt takes its four indices as nibbles of 16 bits.
-        n = (n | (n >> 4)) & 0x00FF00FF
-        n = n | (n >> 8)
+        # prmt takes its four indices as nibbles of 16 bits: half a word gives four bytes, low and high in turn.
         return tl.inline_asm_elementwise(
             f"""{{
-            .reg .b32 i, low, high, which;
-            and.b32 i, $1, 0x7777;
+            .reg .b32 i, which, a, b, low, high;
+            and.b32 i, $2, 0x77777777;
+            shr.u32 which, $2, 1;
+            and.b32 which, which, 0x44444444;
+            or.b32 which, which, 0x32103210;
             prmt.b32 low, {t0}, {t1}, i;
             prmt.b32 high, {t2}, {t3}, i;
-            and.b32 which, $1, 0x8888;
-            shr.u32 which, which, 1;
-            or.b32 which, which, 0x3210;
-            prmt.b32 $0, low, high, which;
+            prmt.b32 a, low, high, which;
+            shr.u32 i, i, 16;
+            shr.u32 which, which, 16;
+            prmt.b32 low, {t0}, {t1}, i;
+            prmt.b32 high, {t2}, {t3}, i;
+            prmt.b32 b, low, high, which;
+            prmt.b32 $0, a, b, 0x6420;
+            prmt.b32 $1, a, b, 0x7531;
             }}""",
-            "=r,r", [n], dtype=tl.int32, is_pure=True, pack=1,
+            "=r,=r,r", [words], dtype=(tl.int32, tl.int32), is_pure=True, pack=1,
         )  # fmt: skip
-    elif ISA == "gcn" or ISA == "rdna":
+    else:
+        low, high = words & 0x0F0F0F0F, (words >> 4) & 0x0F0F0F0F
+        return lookup16(low, t0, t1, t2, t3, ISA), lookup16(high, t0, t1, t2, t3, ISA)
+
+
+@triton.jit
+def lookup16(n, t0: tl.constexpr, t1: tl.constexpr, t2: tl.constexpr, t3: tl.constexpr, ISA: tl.constexpr):
+    """table[i] for each byte i < 16 of the words n."""
+    if ISA == "gcn" or ISA == "rdna":
         # v_perm_b32: index bytes 0-3 choose from the second operand, 4-7 from the first.
         i, zero = n & 0x07070707, n ^ n
         low = tl.inline_asm_elementwise(

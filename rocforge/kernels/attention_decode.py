@@ -73,8 +73,9 @@ PROGRAMS: dict[str, int] = {"nvidia": 264, "cdna": 608, "rdna": 192, "interprete
 MAX_SPLITS = 128
 # Columns of a matrix product at the least.
 LEAST = 16
-# Parts that the second kernel joins a step at the most, and values of them that one of its warps has.
-MOST_PARTS, JOIN_VALUES = 64, 1024
+# Parts that the second kernel joins a step at the most, columns that one of its programs has (what 8 bits share a scale by),
+# and values that one of its warps has.
+MOST_PARTS, JOIN_COLUMNS, JOIN_VALUES = 64, 32, 1024
 
 
 @triton.jit(do_not_specialize=["P"])
@@ -138,9 +139,11 @@ def join_splits(
     part_acc, part_m, part_l, out, out_scales, out_sums, splits, D: tl.constexpr, BD: tl.constexpr, BS: tl.constexpr,
     EARLY: tl.constexpr,
 ):  # fmt: skip
-    """Program r: a token and head, row r of out [T * H, D]; the formula at the top of the file. With scales and sums: in 8 bits."""
+    """Program (r, i): BD columns of a token and head, which is row r of out [T * H, D]; the formula at the top of the file.
+    With scales and sums: in 8 bits."""
     wait(EARLY)
-    row, d = tl.program_id(0).to(tl.int64), tl.arange(0, BD)
+    row, first_column = tl.program_id(0).to(tl.int64), tl.program_id(1) * BD
+    d = first_column + tl.arange(0, BD)
     m = tl.full((BS,), NEVER, tl.float32)
     l = tl.zeros((BS,), tl.float32)
     acc = tl.zeros((BS, BD), tl.float32)
@@ -164,7 +167,9 @@ def join_splits(
     else:
         blocks: tl.constexpr = D // 32
         acc = tl.reshape(acc, (BD // 32, 32))
-        store_q8(acc, out + row * D, out_scales + row * blocks, out_sums + row * 2 * blocks, 0, blocks, BD // 32)
+        store_q8(
+            acc, out + row * D, out_scales + row * blocks, out_sums + row * 2 * blocks, first_column // 32, blocks, BD // 32
+        )  # fmt: skip
 
 
 def launch_splits(
@@ -188,8 +193,10 @@ def launch_splits(
     launch(kernel, (T, programs, splits), *inputs, parts[0], *parts, *sizes, **shape, BN=BN, **options)
     BS = min(MOST_PARTS, triton.next_power_of_2(splits))
     joined = out if isinstance(out, Q8) else (out, None, None)
+    BD = min(BD, JOIN_COLUMNS)
     warps = max(1, BS * BD // JOIN_VALUES)
-    launch(join_splits, (T * H,), *parts, *joined, splits, num_warps=warps, fuses=False, D=D, BD=BD, BS=BS)
+    grid = (T * H, triton.cdiv(D, BD))
+    launch(join_splits, grid, *parts, *joined, splits, num_warps=warps, fuses=False, D=D, BD=BD, BS=BS)
 
 
 def decode(inputs: tuple, out: "torch.Tensor | Q8", sizes: tuple, shape: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 
 from rocforge.gguf.formats import IQ4_NL, IQ4_XS, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, Format
-from rocforge.kernels.asm import lookup16
+from rocforge.kernels.asm import lookup_nibbles
 
 # ---- the parts of a word
 
@@ -173,15 +173,16 @@ _LEVELS_0, _LEVELS_1, _LEVELS_2, _LEVELS_3 = (tl.constexpr(w) for w in (-1079142
 
 
 @triton.jit
-def level(n, ISA: tl.constexpr):
-    """kvalues_iq4nl[n] for each byte n < 16."""
-    return lookup16(n, _LEVELS_0, _LEVELS_1, _LEVELS_2, _LEVELS_3, ISA)
+def levels(words, ISA: tl.constexpr):
+    """kvalues_iq4nl[n] for the low nibbles n of the words' bytes, and for the high ones."""
+    return lookup_nibbles(words, _LEVELS_0, _LEVELS_1, _LEVELS_2, _LEVELS_3, ISA)
 
 
 @triton.jit
 def values_levels(words, ISA: tl.constexpr):
-    q0, q1, q2, q3 = nibbles(words[0], words[1])
-    return level(q0, ISA), level(q1, ISA), level(q2, ISA), level(q3, ISA)
+    q0, q1 = levels(words[0], ISA)
+    q2, q3 = levels(words[1], ISA)
+    return q0, q1, q2, q3
 
 
 # ---- scales
