@@ -1,6 +1,8 @@
-"""The cost model on NVIDIA: its machine code read, its cards told apart, predictions of a sane size."""
+"""The cost model on NVIDIA: its machine code read, its cards told apart, predictions of a sane size; and bench/cost_model.py."""
 
+import importlib.util
 import json
+import math
 import subprocess
 import sys
 
@@ -8,10 +10,11 @@ import pytest
 
 pytest.importorskip("triton", reason="triton is absent: pip install triton")
 
+from rocforge.engine.tune import OutOfTime, Subject  # noqa: E402
 from rocforge.kernels import assembly, cards  # noqa: E402
 from rocforge.kernels.assembly import Loop, loop_of_sass  # noqa: E402
 from rocforge.probe.compiler import child_environment  # noqa: E402
-from rocforge.probe.tuned import Key  # noqa: E402
+from rocforge.probe.tuned import MEASURED, Key, Unfit  # noqa: E402
 from tests.paths import ROOT  # noqa: E402
 
 SASS = """
@@ -125,3 +128,75 @@ def test_predictions_are_of_a_sane_size(compiled):
     for name in ("gemv", "gemm", "plain"):
         assert 0.5 * compiled[name]["bound_us"] < compiled[name]["us"] < 20 * compiled[name]["bound_us"], name
     assert 0.5 < compiled["norm"]["us"] < 20
+
+
+# ---- bench/cost_model.py
+
+
+@pytest.fixture(scope="module")
+def bench():
+    spec = importlib.util.spec_from_file_location("cost_model", ROOT / "bench" / "cost_model.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def test_rank_correlation(bench):
+    assert bench.spearman([1, 2, 3, 4], [10, 20, 30, 1000]) == pytest.approx(1)
+    assert bench.spearman([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
+    assert bench.ranks([1, 2, 2, 3, math.inf]) == [1, 2.5, 2.5, 4, 5]
+    assert bench.spearman([1, 2, 2, 3, math.inf], [2, 1, 3, 5, 4]) == pytest.approx(7 / math.sqrt(9.5 * 10))
+    assert bench.spearman([1, 1, 1], [1, 2, 3]) is None
+
+
+class FakeRange:
+    """Tiles BN 4, 1, 2, 8 with these times and predictions; None: cannot be launched, or the model never would."""
+
+    status = MEASURED
+
+    def __init__(self, times, predicted):
+        self.times, self.predicted = times, predicted
+
+    def candidates(self, key):
+        return [{"BN": n, "num_warps": 1} for n in (4, 1, 2, 8)]
+
+    def model_us(self, key, tile):
+        if self.predicted[tile["BN"]] is None:
+            raise Unfit("its registers do not suffice")
+        return self.predicted[tile["BN"]]
+
+    def fault(self, key, tile):
+        return None
+
+    def time_us(self, key, tile):
+        if self.times[tile["BN"]] is None:
+            raise Unfit("out of resources")
+        return self.times[tile["BN"]]
+
+
+SUBJECT = Subject(KEYS["gemv"], "linear", 32)
+TIMES = {4: 10.0, 1: 20.0, 2: 8.0, 8: 9.0}
+
+
+def test_a_pick_is_held_against_the_best(bench):
+    found = bench.compare(FakeRange(TIMES, {4: 50.0, 1: 90.0, 2: None, 8: 20.0}), SUBJECT, lambda: False)
+    assert found.of_best == pytest.approx(9 / 8) and found.kept_of_best == pytest.approx(9 / 8), "the best is left out"
+    assert found.correlation == pytest.approx(-0.2)
+    other = bench.compare(FakeRange({**TIMES, 8: None}, {4: 3.0, 1: 2.0, 2: 1.9, 8: 1.0}), SUBJECT, lambda: False)
+    assert [tile["BN"] for tile in other.tiles] == [4, 1, 2] and other.of_best == 1 and other.kept_of_best == 1
+    total = bench.summary([found, other])
+    assert total["keys"] == 2 and total["picks_within"] == 1 and total["defaults_within"] == 0
+    assert total["median_correlation"] == pytest.approx((-0.2 + 0.5) / 2)
+    assert "within 15% of the best for 100% of 2 keys" in bench.said(total, "H200")
+    assert bench.cells(found)[-2:] == ("BN8", "BN2")
+    assert json.loads(json.dumps(bench.as_row(found), allow_nan=False))["candidates"][2]["predicted_us"] is None
+
+
+def test_what_cannot_be_compared_says_so(bench):
+    with pytest.raises(Unfit, match="no opinion"):
+        bench.compare(FakeRange(TIMES, dict.fromkeys(TIMES)), SUBJECT, lambda: False)
+    with pytest.raises(OutOfTime):
+        bench.compare(FakeRange(TIMES, TIMES), SUBJECT, lambda: True)
+    assert bench.said(bench.summary([]), "H200") == "no key could be compared"
