@@ -83,7 +83,7 @@ def predicted_us(found: Iterable[tuple[Op, list]], target: Any) -> dict[Any, flo
 
     answers = {choice.key: choice for _, choices in found for choice in choices}
     range_ = PredictedRange(target, answers.values())
-    return {key: range_.predict_us(key, choice.tile) for key, choice in answers.items()}
+    return {key: range_.model_us(key, choice.tile) for key, choice in answers.items()}
 
 
 def subjects(found: Iterable[tuple[Op, list]]) -> tuple[list[Subject], list]:

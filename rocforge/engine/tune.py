@@ -9,7 +9,7 @@ import logging
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -85,8 +85,8 @@ class Found:
     is_known: bool
 
 
-class _OutOfTime(Exception):
-    pass
+class OutOfTime(Exception):
+    """The budget ended within a key."""
 
 
 def search(
@@ -130,7 +130,7 @@ def search(
 
         try:
             entry = _best(range_, key, tell, lambda: clock() - start_s >= budget_s)
-        except _OutOfTime:
+        except OutOfTime:
             return
         except Unfit as error:  # the default itself: nothing to compare with
             log.warning("%s is left out: %s", key, error)
@@ -146,11 +146,27 @@ def _best(range_: Range, key: Key, tell: Callable, is_over: Callable[[], bool]) 
     """The entry for a key: the default, unless another is faster by what counts and computes the same."""
     tiles = range_.candidates(key)
     default = tiles[0]
+    medians = medians_us(range_, key, tiles, _worth_timing(range_, key, tiles, tell, is_over), tell, is_over)
+    best = min(medians, key=medians.get)
+    if medians[0] / medians[best] < tuned.LEAST_GAIN[range_.status]:
+        best = 0
+    return Entry(
+        *key, tile=tiles[best], default=default, time_us=round(medians[best], 3), default_us=round(medians[0], 3),
+        status=range_.status, sources=range_.sources(key), device=range_.device, driver=range_.driver,
+        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    )  # fmt: skip
+
+
+def medians_us(
+    range_: Range, key: Key, tiles: list[Tile], chosen: Iterable[int], tell: Callable, is_over: Callable[[], bool]
+) -> dict[int, float]:
+    """The times of the `chosen` tiles, by their indices, the default's 0 first; without those that compute something else or
+    cannot be launched. Raises Unfit for the default, OutOfTime as soon as `is_over`."""
     rounds = 1 if range_.status == tuned.PREDICTED else ROUNDS
     times: dict[int, list[float]] = {}
-    for tried, i in enumerate(_worth_timing(range_, key, tiles, tell, is_over)):
+    for tried, i in enumerate(chosen):
         if is_over():
-            raise _OutOfTime
+            raise OutOfTime
         try:
             fault = range_.fault(key, tiles[i]) if i else None
             if fault:
@@ -166,17 +182,9 @@ def _best(range_: Range, key: Key, tell: Callable, is_over: Callable[[], bool]) 
     for _ in range(rounds - 1):
         for i, measured in times.items():
             if is_over():
-                raise _OutOfTime
+                raise OutOfTime
             measured.append(range_.time_us(key, tiles[i]))
-    medians = {i: statistics.median(measured) for i, measured in times.items()}
-    best = min(medians, key=medians.get)
-    if medians[0] / medians[best] < tuned.LEAST_GAIN[range_.status]:
-        best = 0
-    return Entry(
-        *key, tile=tiles[best], default=default, time_us=round(medians[best], 3), default_us=round(medians[0], 3),
-        status=range_.status, sources=range_.sources(key), device=range_.device, driver=range_.driver,
-        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    )  # fmt: skip
+    return {i: statistics.median(measured) for i, measured in times.items()}
 
 
 def _worth_timing(range_: Range, key: Key, tiles: list[Tile], tell: Callable, is_over: Callable[[], bool]) -> list[int]:
@@ -184,7 +192,7 @@ def _worth_timing(range_: Range, key: Key, tiles: list[Tile], tell: Callable, is
     predicted: dict[int, float | None] = {}
     for i, tile in enumerate(tiles):
         if is_over():
-            raise _OutOfTime
+            raise OutOfTime
         if (known := [us for us in predicted.values() if us is not None]) and predicted[0] is not None:
             tell(COMPILING, i + 1, len(tiles), min(known), predicted[0])
         try:

@@ -1,7 +1,7 @@
-"""The largest card of each AMD target, in figures: what a target that is not here is taken to be. Facts only.
+"""The largest card of each target, in figures: what a target that is not here is taken to be. Facts only.
 
 Sources: compute units by AMD's table of GPU specifications (rocm.docs.amd.com, reference/gpu-specs); bandwidth, clock
-and peaks by AMD's product pages.
+and peaks by AMD's product pages. NVIDIA's by its data sheets and its white paper on Hopper.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Card:
-    """The largest card of a target. Bandwidth in GB/s, clock (the boost clock) in GHz, `matrix_tflops` of float16,
-    dense; where there are no matrix units, of packed float16 on the lanes."""
+    """A card. Bandwidth in GB/s, clock (the boost clock) in GHz, `matrix_tflops` of float16, dense; where there are no
+    matrix units, of packed float16 on the lanes. NVIDIA calls a compute unit an SM, and its SIMDs schedulers."""
 
     name: str
     compute_units: int
@@ -43,4 +43,14 @@ CARDS: dict[str, Card] = {
     "gfx1152": Card("Radeon 860M", 8, 2, 128, 3.00, 12.3),
     "gfx1200": Card("Radeon RX 9060 XT", 32, 2, 320, 3.13, 103.0),
     "gfx1201": Card("Radeon RX 9070 XT", 64, 2, 640, 2.97, 195.0),
+    "sm90": Card("H200", 132, 4, 4800, 1.98, 989.4),
 }
+# Others of these targets, told by their names.
+OTHERS: dict[str, tuple[Card, ...]] = {
+    "sm90": (Card("H100", 132, 4, 3350, 1.98, 989.4),),
+}
+
+
+def card(arch: str, device: str = "") -> Card | None:
+    """Of a target; of several, the one that the device's name has in it, or else the largest. None where none is known."""
+    return next((other for other in OTHERS.get(arch, ()) if other.name in device), CARDS.get(arch))

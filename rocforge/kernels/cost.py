@@ -1,21 +1,29 @@
-"""What a launch should take on an AMD card, by its machine code alone. Compiles nothing, measures nothing.
+"""What a launch should take on a card, by its machine code alone. Compiles nothing, measures nothing.
 
-With W waves over `slots` = CUs x SIMDs x (waves that fit on a SIMD by registers and by shared memory), in
-P programs, for a kernel whose loop makes `steps` steps:
+With W waves in P programs, of which R are on a CU at once (by registers and by shared memory), for a kernel whose loop
+makes `steps` steps and loads ahead = stages - 1 of them early, and with n = n1 * steps + n0 instructions in a wave, n1 of a
+step and n0 once:
 
     memory  = bytes / (bandwidth * min(1, in flight / (bandwidth * LATENCY_S)))        Little's law, where
-              in flight = min(W, slots) * lanes * bytes that a lane loads a step * stages of the loop
-    cache   = W * lanes * (bytes that a lane loads a step * steps + those once) / (CACHE_BYTES * CUs * clock)
-    issue   = W * (instructions a step * steps + those once) * cycles / (CUs * SIMDs * clock)
+              in flight = min(W, waves of R * CUs programs) * lanes * bytes that a lane loads a step * max(1, ahead)
+    cache   = W * lanes * (bytes that a lane loads through the CU's cache / CACHE_BYTES, and past it / PASSING_BYTES)
+              / (CUs * clock)
+    issue   = W * n * cycles / (CUs * SIMDs * clock)
     matrix  = FLOPs of whole tiles / matrix peak, where there are matrix instructions
-    fill    = ceil(P / CUs) / (P / CUs): the CU that has the most to do, over the mean
-    seconds = largest of (memory, cache * fill, issue * fill, matrix * fill) + OVERLAP * (the sum of the others)
+    most    = ceil(P / CUs): the programs of the CU that has the most to do
+    fill    = most / (P / CUs): its work over the mean
+    step    = n1 * DEPENDENT / clock + a program's FLOPs of a step / the peak of the SIMDs that its waves are on
+    loaded  = max(step, (LATENCY_S + step * loads at / n1) / ahead), or step + LATENCY_S where nothing is loaded ahead
+    chain   = ceil(most / R) * (LATENCY_S + n0 * DEPENDENT / clock + loaded * steps)
+    seconds = largest of (memory, cache * fill, issue * fill, matrix * fill, chain) + OVERLAP * (the sum of the others)
 
-A wave's instruction takes cycles = 4 on CDNA and GCN (64 lanes on a SIMD of 16), 1 on RDNA (32 on 32).
-A step is the code's largest loop that has no loop within it; the rest of the code runs once. Registers
-in memory (spills), or more shared memory than there is, is infinite.
+A wave's instruction takes cycles = 4 on CDNA and GCN (64 lanes on a SIMD of 16), 1 on RDNA and NVIDIA (32 on 32). In a
+wave most instructions wait for the one before, its next step for its matrix products and for its loads (which stand at the end
+of a step on NVIDIA, at the beginning on AMD); so however empty the CU, a program takes its `chain`, and those that there is no
+room for begin when others end. A step is the code's largest loop that has no loop within it; the rest of the code runs once.
+Registers in memory (spills), or more shared memory than there is, is infinite.
 
-The model ranks tiles of one kernel; it is no forecast of times. LATENCY_S and OVERLAP are assumptions.
+The model ranks tiles of one kernel; it is no forecast of times. LATENCY_S, DEPENDENT and OVERLAP are assumptions.
 Sources: waves, registers and LDS by LLVM's AMDGPU guide (llvm.org/docs/AMDGPUUsage.html); cards by cards.py; cycles
 of an instruction and 64 bytes a clock from the vector cache by AMD's CDNA and RDNA white papers.
 """
@@ -25,8 +33,9 @@ from dataclasses import dataclass
 
 from rocforge.gguf.formats import BY_NAME
 from rocforge.kernels import layout
-from rocforge.kernels.cards import CARDS
-from rocforge.kernels.inspect import Loop, Row
+from rocforge.kernels.assembly import Loop
+from rocforge.kernels.cards import Card
+from rocforge.kernels.inspect import Row
 from rocforge.kernels.launch import Launch
 from rocforge.kernels.target import Target
 from rocforge.probe.tuned import Key
@@ -34,9 +43,17 @@ from rocforge.probe.tuned import Key
 
 LATENCY_S = 600e-9
 OVERLAP = 0.1
-CACHE_BYTES = 64  # a clock, from the vector cache to its CU
+# Clocks from an instruction to one that needs its result: 4 on CDNA and NVIDIA, 5 on RDNA, more where memory is asked.
+DEPENDENT = 5
+# A clock: from the vector cache to its CU; and from the L2 to each CU when all ask (what an H100 gives gemm_blocks, whose
+# loads to shared memory pass the CU's own cache). AMD's code has none that do.
+CACHE_BYTES, PASSING_BYTES = 64, 25
+# A further launch, that joins what the programs of one have: an H100's for a norm of one row, within a graph.
+JOIN_S = 2e-6
 # Keys that attention is taken to see, here and where it is timed: a long conversation's.
 KEYS = 4096
+# Tokens that are taken to be of a sequence each there, where a kernel serves few and many.
+FEW = 16
 
 
 @dataclass(frozen=True)
@@ -69,7 +86,8 @@ def work(key: Key, launch: Launch) -> Work:
         (D, group, kv_heads), T = key.shape, key.tokens
         splits = launch.grid[2] if len(launch.grid) > 2 else 1
         element = {"f16": 2, "f32": 4, "q8_0": 1.0625}[key.format]
-        moved = 2 * KEYS * D * kv_heads * element + 8 * T * D * group * kv_heads
+        sequences = 1 if is_prefill(key) else T
+        moved = 2 * KEYS * D * kv_heads * element * sequences + 8 * T * D * group * kv_heads
         rows = _whole(group, sizes.get("ROWS", group)) * T if key.kernel == "attend_split" else T * group
         return Work(moved, 4 * rows * kv_heads * D * KEYS, math.ceil(KEYS / splits / sizes["BN"]))
     # Of what works on rows, the last size is the columns.
@@ -78,34 +96,44 @@ def work(key: Key, launch: Launch) -> Work:
     return Work(12 * T * columns, 0, 1)
 
 
+def is_prefill(key: Key) -> bool:
+    """Whether attention's tokens are the last of one sequence; else they are of a sequence each."""
+    return key.kernel == "attend_tile" or (key.kernel == "attend_lanes" and key.tokens > FEW)
+
+
 def _whole(n: int, tile: int) -> int:
     return -(-n // tile) * tile
 
 
-def seconds(key: Key, launch: Launch, row: Row, loop: Loop, target: Target) -> float:
+def seconds(key: Key, launch: Launch, row: Row, loop: Loop, target: Target, card: Card) -> float:
     """The formula at the top of the file; infinite for what spills or does not fit."""
     if row.spills or row.lds_bytes > target.lds_bytes or not row.waves_per_simd:
         return math.inf
-    card, warps, need = CARDS[target.arch], launch.options["num_warps"], work(key, launch)
-    waves = math.prod(launch.grid) * warps
-    fit = row.waves_per_simd
+    warps, need = launch.options["num_warps"], work(key, launch)
+    programs, clock, bandwidth = math.prod(launch.grid), card.ghz * 1e9, card.gb_per_s * 1e9
+    # One always fits: on RDNA, if need be, on two CUs.
+    at_once = max(1, row.waves_per_simd * card.simds // warps)
     if row.lds_bytes:
-        fit = min(fit, target.lds_bytes // row.lds_bytes * warps / card.simds)
-    slots = card.compute_units * card.simds * fit
-    clock, bandwidth = card.ghz * 1e9, card.gb_per_s * 1e9
-    # Stages load ahead; what has no loop has none.
-    ahead = loop.loaded_bytes * launch.options.get("num_stages", 1) or loop.loaded_bytes_once
-    in_flight = min(waves, slots) * target.lanes * max(1, ahead)
-    loaded = target.lanes * (loop.loaded_bytes * need.steps + loop.loaded_bytes_once)
+        at_once = min(at_once, target.lds_bytes // row.lds_bytes)
+    most = math.ceil(programs / card.compute_units)
+    ahead = launch.options.get("num_stages", 1) - 1
+    in_flight = min(programs, at_once * card.compute_units) * warps * target.lanes
+    in_flight *= max(1, loop.loaded_bytes * max(1, ahead) or loop.loaded_bytes_once)
+    passing = loop.passing_bytes * need.steps + loop.passing_bytes_once
+    cached = loop.loaded_bytes * need.steps + loop.loaded_bytes_once - passing
     issued = loop.instructions * need.steps + loop.instructions_once
-    a_unit = math.prod(launch.grid) / card.compute_units
-    fill = math.ceil(a_unit) / a_unit
     cycles = 4 if target.lanes == 64 else 1
+    flops = need.flops / programs if row.matrix else 0  # of a program
+    peak = card.matrix_tflops * 1e12 / card.compute_units  # of a CU
+    step = loop.instructions * DEPENDENT / clock + flops / need.steps / (peak * min(1, warps / card.simds))
+    if loop.loaded_bytes:
+        step = max(step, (LATENCY_S + loop.loads_at * step) / ahead) if ahead else step + LATENCY_S
     parts = [
         need.bytes / (bandwidth * min(1, in_flight / (bandwidth * LATENCY_S))),
-        fill * waves * loaded / (CACHE_BYTES * card.compute_units * clock),
-        fill * waves * issued * cycles / (card.compute_units * card.simds * clock),
-        fill * need.flops / (card.matrix_tflops * 1e12) if row.matrix else 0,
+        most * warps * target.lanes * (cached / CACHE_BYTES + passing / PASSING_BYTES) / clock,
+        most * warps * issued * cycles / (card.simds * clock),
+        most * flops / peak,
+        math.ceil(most / at_once) * (LATENCY_S + loop.instructions_once * DEPENDENT / clock + step * need.steps),
     ]
     longest = max(parts)
     return longest + OVERLAP * (sum(parts) - longest)

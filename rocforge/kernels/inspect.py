@@ -4,9 +4,8 @@
 """
 
 import json
-import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +15,8 @@ import triton
 from triton.compiler import ASTSource
 
 from rocforge.errors import DeviceError
+from rocforge.kernels import assembly
+from rocforge.kernels.assembly import Loop
 from rocforge.kernels.cases import Case, cases
 from rocforge.kernels.launch import Launch
 from rocforge.kernels.target import AMD, Target
@@ -30,8 +31,8 @@ _POINTER = {
 class Row:
     """One kernel's machine code. Counts are of instructions in the code, not of executions.
 
-    `spills` are registers saved to memory and bytes of scratch; `waves_per_simd` is what registers and
-    shared memory leave room for, by LLVM's reckoning; `load_128` and so on are loads from global memory by bits a lane.
+    `spills` are registers saved to memory and bytes of scratch; `waves_per_simd` is what registers (by LLVM's reckoning for
+    AMD shared memory too) leave room for; `load_128` and so on are loads from global memory by bits a lane.
     """
 
     op: str
@@ -50,51 +51,6 @@ class Row:
     load_32: int
     load_16: int
     code_bytes: int
-
-
-@dataclass(frozen=True)
-class Loop:
-    """A kernel's instructions, and the bytes that a lane loads from global memory: of a step of its main loop
-    (the largest that has no loop within it), and of all the rest, which runs once. Without a loop, all is the rest."""
-
-    instructions: int
-    loaded_bytes: int
-    instructions_once: int
-    loaded_bytes_once: int
-
-
-_LABEL = re.compile(r"(\.LBB\w+):")
-_BRANCH = re.compile(r"\s+s_c?branch\w*\s+(\.LBB\w+)")
-_INSTRUCTION = re.compile(r"\s+[vs]_|\s+(?:ds|global|buffer|flat|scratch)_")
-_LOADED = re.compile(r"\s+(?:global|buffer|flat)_load_(\w+)")
-_BYTES = {"x4": 16, "b128": 16, "x3": 12, "b96": 12, "x2": 8, "b64": 8, "dword": 4, "b32": 4}
-
-
-def loop_of(asm: str) -> Loop:
-    """The loops of AMD assembly are its branches back; which is what a compiler makes of a loop."""
-    lines, labels, loops = asm.splitlines(), {}, []
-    for i, line in enumerate(lines):
-        if label := _LABEL.match(line):
-            labels[label[1]] = i
-        elif (branch := _BRANCH.match(line)) and branch[1] in labels:
-            loops.append((labels[branch[1]], i))
-    innermost = [a for a in loops if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
-    sizes = {part: _instructions(lines[part[0] : part[1] + 1]) for part in innermost}
-    all_, all_bytes = _instructions(lines), _loaded(lines)
-    if not sizes:
-        return Loop(0, 0, all_, all_bytes)
-    first, last = max(sizes, key=sizes.get)
-    n, n_bytes = sizes[first, last], _loaded(lines[first : last + 1])
-    return Loop(n, n_bytes, all_ - n, all_bytes - n_bytes)
-
-
-def _instructions(lines: list[str]) -> int:
-    return sum(1 for line in lines if _INSTRUCTION.match(line))
-
-
-def _loaded(lines: list[str]) -> int:
-    kinds = (found[1] for line in lines if (found := _LOADED.match(line)))
-    return sum(next((n for end, n in _BYTES.items() if kind.endswith(end)), 2) for kind in kinds)
 
 
 def source(launch: Launch, target: Target) -> ASTSource:
@@ -123,52 +79,40 @@ def source(launch: Launch, target: Target) -> ASTSource:
 
 def compile_for(launch: Launch, target: Target) -> Any:
     """Triton's compiled kernel for a launch. Raises DeviceError, with Triton's words, where it refuses the target."""
+    make = lambda: triton.compile(source(launch, target), target=target.triton, options=launch.options)
+    return _compiled(launch, make, target.arch)
+
+
+def compile_here(launch: Launch) -> Any:
+    """The same for the device that is current: what running the launch compiles too, once for both."""
+    return _compiled(launch, launch.compiled, "this GPU")
+
+
+def _compiled(launch: Launch, make: Callable[[], Any], where: str) -> Any:
     try:
-        return triton.compile(source(launch, target), target=target.triton, options=launch.options)
-    except Exception as error:
+        return make()
+    except Exception as error:  # what Triton raises has no common base
         last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        raise DeviceError(f"Triton {triton.__version__} does not compile {launch.kernel.__name__} for {target.arch}: {last[0]}") from error
+        name = launch.kernel.__name__
+        raise DeviceError(f"Triton {triton.__version__} does not compile {name} for {where}: {last[0]}") from error
 
 
-def read(case: Case, target: Target) -> Row:
-    """Compile a case and read its assembly."""
-    compiled = compile_for(case.launch, target)
-    asm = compiled.asm["amdgcn"]
-
-    def field(pattern: str) -> int:
-        found = re.search(pattern, asm)
-        return int(found.group(1)) if found else 0
-
-    def count(pattern: str) -> int:
-        return len(re.findall(pattern, asm))
-
-    load = r"\b(?:global|buffer|flat)_load_"
-    return Row(
-        op=case.op,
-        kernel=case.kernel,
-        format=case.format,
-        tile=case.tile,
-        vgprs=field(r"\.vgpr_count:\s*(\d+)"),
-        sgprs=field(r"\.sgpr_count:\s*(\d+)"),
-        lds_bytes=compiled.metadata.shared,
-        spills=field(r"\.vgpr_spill_count:\s*(\d+)") + field(r"\.sgpr_spill_count:\s*(\d+)")
-        + field(r"\.private_segment_fixed_size:\s*(\d+)"),
-        waves_per_simd=field(r"; Occupancy: (\d+)"),
-        matrix=count(r"\bv_(?:s?mfmac?|s?wmmac?)_"),
-        dot=count(r"\bv_dot4"),
-        load_128=count(load + r"(?:dwordx4|b128)\b"),
-        load_64=count(load + r"(?:dwordx[23]|b64|b96)\b"),
-        load_32=count(load + r"(?:dword|b32)\b"),
-        load_16=count(load + r"(?:[us]short|short_d16|[us]byte|[ui]16|[ui]8|d16)"),
-        code_bytes=field(r"; codeLenInByte = (\d+)"),
-    )  # fmt: skip
+def read(case: Case, compiled: Any) -> tuple[Row, Loop]:
+    """What a case's compiled kernel holds."""
+    if "amdgcn" in compiled.asm:
+        asm = compiled.asm["amdgcn"]
+        counts, loop = assembly.amdgcn(asm), assembly.loop_of_amdgcn(asm)
+    else:
+        asm = assembly.disassembled(compiled.asm["cubin"])
+        counts, loop = assembly.sass(asm), assembly.loop_of_sass(asm)
+    return Row(case.op, case.kernel, case.format, case.tile, lds_bytes=compiled.metadata.shared, **counts), loop
 
 
 def table(target: Target, op: str | None = None, every: bool = True) -> Iterator[Row]:
     """The cases of a target (of one op), compiled and read."""
     for case in cases(target, every):
         if op in (None, case.op):
-            yield read(case, target)
+            yield read(case, compile_for(case.launch, target))[0]
 
 
 @click.command()

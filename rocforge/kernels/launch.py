@@ -38,6 +38,10 @@ class Launch(NamedTuple):
     def run(self) -> None:
         self.kernel[self.grid](*self.args, **self.constants, **self.options)
 
+    def compiled(self) -> Any:
+        """What `run` runs on the current device: compiled now, or found in Triton's cache."""
+        return self.kernel.warmup(*self.args, grid=self.grid, **self.constants, **self.options)
+
     def apart(self) -> "Launch":
         """The same, beginning when all before it has ended."""
         if not self.constants.get("EARLY"):
@@ -70,7 +74,7 @@ class Kernel:
         if not _interprets():
             device = next(a.device for a in launch.args if isinstance(a, torch.Tensor))
             with torch.cuda.device(device):  # which target it is for
-                launch.kernel.warmup(*launch.args, grid=launch.grid, **launch.constants, **launch.options)
+                launch.compiled()
         _compiled.add(launch.key)
 
 

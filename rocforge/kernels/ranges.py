@@ -13,9 +13,10 @@ import triton
 from rocforge.errors import DeviceError
 from rocforge.kernels import cost, trials, tuning
 from rocforge.kernels.candidates import candidates
-from rocforge.kernels.cards import CARDS
+from rocforge.kernels.assembly import Loop
+from rocforge.kernels.cards import CARDS, card
 from rocforge.kernels.cases import Case
-from rocforge.kernels.inspect import Loop, Row, compile_for, loop_of, read
+from rocforge.kernels.inspect import Row, compile_for, compile_here, read
 from rocforge.kernels.launch import Launch, Pool, Program, record
 from rocforge.kernels.target import Target, current, use
 from rocforge.probe import book, tuned
@@ -46,11 +47,12 @@ def device_seconds(program: Program) -> float:
 
 
 class _Kernels:
-    """What both ranges share: candidates, sources, and the cost model's opinion by the machine code."""
+    """What both ranges share: candidates, sources, and the cost model's opinion by the machine code. `device` is the
+    name of the one that is here; `card` what the model takes it to be, None where it knows none of the target."""
 
-    def __init__(self, target: Target, choices: Iterable[book.Choice]):
+    def __init__(self, target: Target, choices: Iterable[book.Choice], device: str = ""):
         self.target, self.triton = target.arch, triton.__version__
-        self._for = target
+        self._for, self.card = target, card(target.arch, device)
         self._choices = {choice.key: choice for choice in choices}
         self._codes: dict[tuple, "tuple[Row, Loop] | str"] = {}  # a str: why there is none
         self._meta: dict[Key, trials.Trial] = {}
@@ -62,13 +64,18 @@ class _Kernels:
         return [book.as_dict(tile) for tile in candidates(key, self._choices[key].default, self._for)]
 
     def predict_us(self, key: Key, tile: Tile) -> float | None:
-        """By the cost model. None for NVIDIA's code, which it does not read."""
-        if self._for.backend != "hip" or self._for.arch not in CARDS:
-            return None
+        """By the cost model. None where it knows no card; and for NVIDIA, where all candidates are timed as long as it is not
+        shown (bench/cost_model.py) that it never leaves out the best."""
+        return self.model_us(key, tile) if self.card and self._for.backend == "hip" else None
+
+    def model_us(self, key: Key, tile: Tile) -> float:
+        """What the cost model says of the card. Raises Unfit for what spills or does not fit."""
         total_s = 0.0
         for made in trials.launches_of(key, self._recorded(key, tile)):
-            if made.kernel.__name__ == key.kernel:  # what joins its parts is not modelled
-                total_s += cost.seconds(key, made, *self._code(key, made), self._for)
+            if made.kernel.__name__ == key.kernel:
+                total_s += cost.seconds(key, made, *self._code(key, made), self._for, self.card)
+            else:
+                total_s += cost.JOIN_S
         if math.isinf(total_s):
             raise Unfit("its registers do not suffice, or the shared memory")
         return 1e6 * total_s
@@ -84,8 +91,7 @@ class _Kernels:
         """Shapes share it: of many launches few have machine code of their own."""
         if made.key not in self._codes:
             try:
-                row = read(Case(key.kernel, key.format, made), self._for)
-                self._codes[made.key] = row, loop_of(compile_for(made, self._for).asm["amdgcn"])
+                self._codes[made.key] = read(Case(key.kernel, key.format, made), self._compiled(made))
             except DeviceError as error:
                 self._codes[made.key] = str(error)
         code = self._codes[made.key]
@@ -95,21 +101,24 @@ class _Kernels:
 
 
 class PredictedRange(_Kernels):
-    """An AMD target that need not be here: compiled, read, and judged by the cost model."""
+    """A target that need not be here: compiled, read, and judged by the cost model."""
 
     status, driver = tuned.PREDICTED, None
 
     def __init__(self, target: Target, choices: Iterable[book.Choice]):
         super().__init__(target, choices)
-        if target.arch not in CARDS:
+        if not self.card:
             raise DeviceError(f"--target {target.arch}: the cost model knows no card of it; it knows {' '.join(CARDS)}")
-        self.device = f"the cost model's {CARDS[target.arch].name}"
+        self.device = f"the cost model's {self.card.name}"
+
+    def _compiled(self, made: Launch) -> Any:
+        return compile_for(made, self._for)
 
     def fault(self, key: Key, tile: Tile) -> str | None:
         return None  # nothing runs
 
     def time_us(self, key: Key, tile: Tile) -> float:
-        return self.predict_us(key, tile)
+        return self.model_us(key, tile)
 
 
 class DeviceRange(_Kernels):
@@ -121,10 +130,13 @@ class DeviceRange(_Kernels):
         self, choices: Iterable[book.Choice], name: str, blocks: trials.Blocks, timer: Timer = device_seconds,
         device: "str | torch.device" = "cuda",
     ):  # fmt: skip
-        super().__init__(current(), choices)
+        super().__init__(current(), choices, name)
         self.device, self._blocks, self._timer, self._where = name, blocks, timer, torch.device(device)
         self.driver = driver_version(AMD_VENDOR if self._for.backend == "hip" else NVIDIA)
         self._key: Key | None = None
+
+    def _compiled(self, made: Launch) -> Any:
+        return compile_here(made)
 
     def fault(self, key: Key, tile: Tile) -> str | None:
         self._turn_to(key)

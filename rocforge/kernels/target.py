@@ -85,7 +85,13 @@ def _active(device: int) -> Target:
         # On RDNA HIP is taken to count work-group processors, of two compute units each (never seen on a card). If it
         # counts compute units, launches have up to twice the programs that run at once, and compute the same.
         return replace(found, units=units * (2 if found.family == "rdna" else 1))
-    return Target("cuda", f"sm{active.arch}", 32, "ptx", "", 227 * KIB if active.arch >= 90 else 99 * KIB, units)
+    return nvidia(f"sm{active.arch}", units)
+
+
+def nvidia(arch: str, units: int | None = None) -> Target:
+    """The NVIDIA target of that name, as sm90. `units` are the device's; those of the target's largest card where none is here."""
+    units = units or (CARDS[arch].compute_units if arch in CARDS else UNKNOWN_UNITS)
+    return Target("cuda", arch, 32, "ptx", "", 227 * KIB if int(arch[2:]) >= 90 else 99 * KIB, units)
 
 
 def amd(arch: str) -> Target:

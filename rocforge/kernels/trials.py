@@ -14,7 +14,7 @@ from rocforge.gguf.formats import BY_NAME, Q8, Q8_BLOCK, Q8_SUM_BLOCK, Format, Q
 from rocforge.kernels import launch, layout
 from rocforge.kernels.activation import swiglu
 from rocforge.kernels.attention import PAGE, attention
-from rocforge.kernels.cost import KEYS
+from rocforge.kernels.cost import KEYS, is_prefill
 from rocforge.kernels.embed import embed
 from rocforge.kernels.matmul import linear
 from rocforge.kernels.norm import rms_norm
@@ -28,9 +28,6 @@ MOST_COPIES = 64
 FILL_ROWS, PIECE_ROWS = 64, 4096
 # Pages of a sequence's table: the context that splits are made for.
 CONTEXT_PAGES = 128
-
-# Tokens that are taken to be of a sequence each, where a kernel serves few and many.
-FEW = 16
 
 # What is timed together: a kernel, and what joins its parts.
 WITH = {"attend_split": ("join_splits",), "attend_lanes": ("join_splits",), "gemm_blocks": ("add_parts",)}
@@ -153,11 +150,11 @@ def _embed(key: Key, device: torch.device, blocks: Blocks | None) -> Trial:
 def _attention(key: Key, device: torch.device, blocks: Blocks | None) -> Trial:
     """Few tokens: of a sequence each, behind KEYS keys. Many: the last of one sequence of as many."""
     (D, group, G), T = key.shape, key.tokens
-    is_prefill = key.kernel == "attend_tile" or (key.kernel == "attend_lanes" and T > FEW)
-    S = 2 if is_prefill else T + 1
-    n_keys = max(KEYS, T) if is_prefill else KEYS
+    prefill = is_prefill(key)
+    S = 2 if prefill else T + 1
+    n_keys = max(KEYS, T) if prefill else KEYS
     per = -(-n_keys // PAGE)
-    pages = per * (1 if is_prefill else T)
+    pages = per * (1 if prefill else T)
     element_bytes = {"f16": 2, "f32": 4, "q8_0": 1}[key.format]
     copies = _copies(2 * pages * G * PAGE * D * element_bytes, device)
     caches = [[_cache(key.format, (pages, G, PAGE, D), device) for _ in range(2)] for _ in range(copies)]
@@ -165,11 +162,11 @@ def _attention(key: Key, device: torch.device, blocks: Blocks | None) -> Trial:
     table = torch.zeros((S, max(CONTEXT_PAGES, per)), dtype=torch.int32, device=device)
     positions, sequences = (torch.empty(T, dtype=torch.int32, device=device) for _ in range(2))
     if device.type != "meta":
-        for s in range(1 if is_prefill else T):
+        for s in range(1 if prefill else T):
             table[s, :per] = torch.arange(s * per, (s + 1) * per, dtype=torch.int32, device=device)
         order = torch.arange(T, dtype=torch.int32, device=device)
-        positions.copy_(n_keys - T + order if is_prefill else torch.full_like(order, n_keys - 1))
-        sequences.copy_(torch.zeros_like(order) if is_prefill else order)
+        positions.copy_(n_keys - T + order if prefill else torch.full_like(order, n_keys - 1))
+        sequences.copy_(torch.zeros_like(order) if prefill else order)
     out = torch.empty((T, group * G * D), dtype=torch.float32, device=device)
     largest = 1.0 if device.type == "meta" else _largest(caches[0][1])
     # A weight is rounded to float16, relative to the largest so far: in another block by another power of two.

@@ -14,8 +14,9 @@ from rocforge.engine.tune import Subject, search  # noqa: E402
 from rocforge.errors import DeviceError  # noqa: E402
 from rocforge.gguf.formats import F16, Q4_K, Q8_0  # noqa: E402
 from rocforge.kernels import attention, candidates, cases, cost, embed, gemm, gemv, launch, norm, ranges, trials, tuning  # noqa: E402
-from rocforge.kernels.cards import CARDS  # noqa: E402
-from rocforge.kernels.inspect import Loop, Row, loop_of  # noqa: E402
+from rocforge.kernels.assembly import Loop, loop_of_amdgcn  # noqa: E402
+from rocforge.kernels.cards import CARDS, OTHERS  # noqa: E402
+from rocforge.kernels.inspect import Row  # noqa: E402
 from rocforge.kernels.target import AMD, use  # noqa: E402
 from rocforge.llm import draw  # noqa: E402
 from rocforge.probe import book, tuned  # noqa: E402
@@ -177,9 +178,9 @@ ROW = Row("linear", "gemv_blocks", "Q4_K", "", 64, 32, 0, 0, 16, 0, 64, 8, 0, 4,
 LOOP = Loop(100, 128, 100, 16)
 
 
-def cost_of(key=KEY, target="gfx1100", grid=(1024,), row=ROW, loop=LOOP, warps=1, **constants):
-    made = launch.Launch(gemv.gemv_blocks, grid, (), {"BN": 4, "BU": 32, **constants}, {"num_warps": warps})
-    return cost.seconds(key, made, row, loop, AMD[target])
+def cost_of(key=KEY, target="gfx1100", grid=(1024,), row=ROW, loop=LOOP, warps=1, stages=2, **constants):
+    made = launch.Launch(gemv.gemv_blocks, grid, (), {"BN": 4, "BU": 32, **constants}, {"num_warps": warps, "num_stages": stages})
+    return cost.seconds(key, made, row, loop, AMD[target], CARDS[target])
 
 
 def test_no_tile_is_faster_than_memory():
@@ -202,12 +203,23 @@ def test_what_costs_time_in_the_model():
     assert cost_of(big, row=dataclasses.replace(ROW, waves_per_simd=1), **few_bytes) > 2 * cost_of(big, **few_bytes), "waves hide latency"
     assert cost_of(big, row=dataclasses.replace(ROW, lds_bytes=60 * 1024), **few_bytes) > 2 * cost_of(big, **few_bytes), "shared memory"
     slow = {"loop": dataclasses.replace(LOOP, instructions=100_000)}
-    assert cost_of(grid=(97,), **slow) == pytest.approx(2 * cost_of(grid=(96,), **slow), rel=0.1), "one program too many for 96 CUs"
+    alone = {"row": dataclasses.replace(ROW, waves_per_simd=1), "warps": 2, **slow}
+    assert cost_of(grid=(97,), **alone) == pytest.approx(2 * cost_of(grid=(96,), **alone), rel=0.1), "one program too many for 96 CUs"
+    assert cost_of(grid=(97,), **slow) < 1.1 * cost_of(grid=(96,), **slow), "there is room beside another"
     assert cost_of(target="gfx942", **slow) != cost_of(**slow)
+    late = {"loop": dataclasses.replace(LOOP, loads_at=1.0), "grid": (96,)}
+    waits = [cost_of(big, stages=n, **late) for n in (1, 2, 3, 4)]
+    assert waits[0] >= waits[1] > waits[2] > waits[3], "loads on their way ahead of their step"
+    assert cost_of(big, stages=2, **{**late, "loop": LOOP}) < waits[1], "and early within a step"
+
+
+def test_loads_past_the_cache_are_slower():
+    grid = {"grid": (100_000,)}
+    assert cost_of(loop=dataclasses.replace(LOOP, passing_bytes=LOOP.loaded_bytes), **grid) > 1.5 * cost_of(**grid)
 
 
 def test_cards_are_of_targets_that_there_are():
-    assert CARDS.keys() <= AMD.keys()
+    assert CARDS.keys() <= AMD.keys() | {"sm90"} and OTHERS.keys() <= CARDS.keys()
     for arch in AMD.keys() - CARDS.keys():
         with pytest.raises(DeviceError, match="knows no card"):
             ranges.PredictedRange(AMD[arch], [])
@@ -229,8 +241,8 @@ def test_loops_of_the_assembly():
 .LBB0_3:
 	s_endpgm
 """
-    assert loop_of(asm) == Loop(instructions=4, loaded_bytes=18, instructions_once=6, loaded_bytes_once=8)
-    assert loop_of("\tv_add_u32 v0, v1, v2\n\ts_endpgm\n") == Loop(0, 0, 2, 0)
+    assert loop_of_amdgcn(asm) == Loop(instructions=4, loaded_bytes=18, instructions_once=6, loaded_bytes_once=8, loads_at=0.125)
+    assert loop_of_amdgcn("\tv_add_u32 v0, v1, v2\n\ts_endpgm\n") == Loop(0, 0, 2, 0)
 
 
 # ---- on a device: Triton's interpreter
