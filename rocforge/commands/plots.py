@@ -129,7 +129,7 @@ def _kind(row: Mapping[str, Any]) -> str:
 def depths(path: str, machine: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
     """Tokens a second against the tokens in the cache: prompts in one panel, text in another."""
     panels = [(title, some) for title, key in (("prompt", "prompt"), ("text", "text")) if (some := [r for r in rows if r[key]])]
-    figure = _figure(5.2 * len(panels) + 0.4, 4.4, f"{rows[0]['model']}, KV cache {rows[0]['kv']}, on {_where(machine)}")
+    figure = _figure(max(7.5, 5.2 * len(panels) + 0.4), 4.4, f"{rows[0]['model']}, KV cache {rows[0]['kv']}, on {_where(machine)}")
     for place, (title, some) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), place + 1)
         lines: dict[str, list] = {}
@@ -141,7 +141,7 @@ def depths(path: str, machine: Mapping[str, Any], rows: Sequence[Mapping[str, An
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("context already in the cache (tokens)")
         axes.set_ylabel("tokens per second")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.06 * max(row["tokens_per_s"] + row["deviation"] for row in some))
         axes.grid(True, color="#dddddd", linewidth=0.6)
         axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.xaxis.set_major_formatter("{x:,.0f}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rocforge.cpu import pages, threads, tuning
+from rocforge.cpu import compiling, pages, threads, tuning
 from rocforge.cpu.activation import swiglu
 from rocforge.cpu.attention import attention
 from rocforge.cpu.clock import stamp
@@ -141,14 +141,8 @@ class Backend:
             yield program
 
     def compile(self, kernels: Iterable[threads.Kernel], report: Callable[[int, int], None] | None = None) -> None:
-        """Now, rather than with their first launch, one after the other: Numba compiles in Python. report(done, total)."""
-        missing = [kernel for kernel in kernels if not kernel.is_compiled]
-        for done, kernel in enumerate(missing):
-            if report:
-                report(done, len(missing))
-            kernel.compile()
-        if report and missing:
-            report(len(missing), len(missing))
+        """Now, rather than with their first launch; report(done, total)."""
+        compiling.compile_all(kernels, self.team.n, report)
 
     def run(self, program: threads.Program) -> None:
         self.team.run(program)

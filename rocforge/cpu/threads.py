@@ -12,22 +12,20 @@ import contextlib
 import contextvars
 import ctypes
 import functools
-import hashlib
 import logging
 import os
 import struct
-import tempfile
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import numba
 import numpy as np
 from llvmlite import ir
-from numba import cfunc, njit, types
+from numba import njit, types
 from numba.extending import intrinsic
 
 from rocforge.cpu.isa import I64, as_f32, instruction, load_i64, pointer, store_i64
+from rocforge.cpu.machine_code import address_of, is_kept
 from rocforge.cpu.system import (
     EVERYBODY,
     FUTEX_WAIT,
@@ -45,8 +43,6 @@ from rocforge.cpu.system import (
     set_cores,
     wait,
 )
-from rocforge.cpu.tier import tier
-from rocforge.cpu.tuning import sources
 
 log = logging.getLogger(__name__)
 
@@ -63,15 +59,24 @@ inline = njit(forceinline=True, error_model="numpy", no_cpython_wrapper=True, no
 
 
 class Kernel:
-    """A Python function (args, tid, team) that is compiled when its address is first asked for."""
+    """A Python function (args, tid, team) that is compiled when its address is first asked for.
+
+    `name` is its module and where it stands there: the same in every process.
+    """
 
     def __init__(self, function):
         self.function = function
         functools.update_wrapper(self, function)
+        self.name = f"{function.__module__} {function.__qualname__} {function.__code__.co_firstlineno}"
 
     @property
     def is_compiled(self) -> bool:
         return "address" in self.__dict__
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether its machine code is in the cache."""
+        return is_kept(self.function, _WORDS)
 
     def compile(self) -> None:
         """Compile now, or load from the cache, what the first launch would."""
@@ -79,51 +84,19 @@ class Kernel:
 
     @functools.cached_property
     def address(self) -> int:
-        with _compiling:
-            prepare_cache()
-            log.debug("compiling %s", self.__name__)
-            self._compiled = cfunc(_SIGNATURE, cache=True, error_model="numpy")(self.function)
-            return self._compiled.address
+        return address_of(self.function, _WORDS)
+
+
+_WORDS = 3
+# By name, all that there are in the modules imported so far.
+KERNELS: dict[str, Kernel] = {}
 
 
 def kernel(function) -> Kernel:
     """Decorator: `function(args, tid, team)` becomes a Kernel."""
-    return Kernel(function)
-
-
-_SIGNATURE = types.void(types.intp, types.intp, types.intp)
-_compiling = threading.RLock()
-
-
-@functools.cache
-def prepare_cache() -> Path:
-    """Point Numba's cache at a directory named after everything that a kernel depends on.
-
-    Numba looks at the file of a kernel, not at the files that it imports: so the directory's
-    name holds a hash of all sources of this package, of the versions and of the host's CPU.
-    """
-    from llvmlite import binding
-
-    digest = hashlib.sha256(f"{sources()} {numba.__version__} {binding.llvm_version_info} {binding.get_host_cpu_name()} {tier()}".encode())
-    digest.update(binding.get_host_cpu_features().flatten().encode())
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    user = os.getuid() if hasattr(os, "getuid") else 0
-    temporary = Path(tempfile.gettempdir()) / f"rocforge-{user}"
-    for base in (home / "rocforge", temporary):
-        directory = base / "cpu" / digest.hexdigest()[:16]
-        try:
-            base.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if base is temporary and base.stat().st_uid != user:
-                raise PermissionError("it belongs to another user, whose code would be run")
-            directory.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=directory):
-                pass
-        except OSError as e:
-            log.info("no kernel cache in %s: %s", directory, e)
-            continue
-        numba.config.CACHE_DIR = str(directory)
-        return directory
-    raise OSError("no directory to keep compiled kernels in: set XDG_CACHE_HOME to a writable one")
+    made = Kernel(function)
+    KERNELS[made.name] = made
+    return made
 
 
 # ---- what kernels read their arguments with
@@ -257,11 +230,11 @@ def _follow(state, tid, team):
 
 @functools.cache
 def _compiled() -> tuple[Callable, Callable]:
-    """_lead and _follow as machine code that runs without the GIL."""
-    with _compiling:
-        prepare_cache()
-        options = {"nogil": True, "error_model": "numpy", "cache": True}
-        return njit(types.void(*[types.intp] * 4), **options)(_lead), njit(types.void(*[types.intp] * 3), **options)(_follow)
+    """_lead and _follow as machine code, which ctypes calls without the GIL."""
+    found = []
+    for function, n_words in ((_lead, 4), (_follow, 3)):
+        found.append(ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * n_words)(address_of(function, n_words)))
+    return tuple(found)
 
 
 class Pool:

@@ -217,10 +217,10 @@ def test_arrays_outlive_their_names():
 PROGRAM = """
 import numpy as np
 from rocforge.cpu.quantize import quantize
-from rocforge.cpu.threads import prepare_cache
+from rocforge.cpu.machine_code import cache_directory
 from rocforge.gguf.formats import Q8
 quantize(np.ones((1, 32), np.float32), Q8(np.empty((1, 32), np.int8), np.empty((1, 1), np.float32), np.empty((1, 2), np.int16)))
-print(prepare_cache())
+print(cache_directory())
 """
 
 
@@ -233,10 +233,10 @@ def test_kernels_are_kept_where_the_user_keeps_caches(tmp_path):
     home = tmp_path / "cache"
     directory = run_with(home, tmp_path)
     assert directory.startswith(str(home / "rocforge"))
-    files = {p: p.stat().st_mtime_ns for p in home.rglob("*.nbc")}
+    files = {p: p.stat().st_mtime_ns for p in home.rglob("*.o")}
     assert files
     run_with(home, tmp_path)
-    assert {p: p.stat().st_mtime_ns for p in home.rglob("*.nbc")} == files
+    assert {p: p.stat().st_mtime_ns for p in home.rglob("*.o")} == files
 
 
 def test_a_cache_that_cannot_be_written_is_passed_over(tmp_path):
@@ -259,10 +259,10 @@ def test_a_cache_that_another_user_has_laid_out_is_not_used(tmp_path):
 
 
 def test_a_change_in_any_source_makes_another_cache(tmp_path):
-    """Numba itself looks only at the file of a kernel, not at what that file imports."""
+    """A kernel is compiled with what its file imports."""
     package = tmp_path / "rocforge"
     shutil.copytree(ROOT / "rocforge", package, ignore=shutil.ignore_patterns("__pycache__", "assets"))
-    ask = "from rocforge.cpu.threads import prepare_cache; print(prepare_cache())"
+    ask = "from rocforge.cpu.machine_code import cache_directory; print(cache_directory())"
     env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(tmp_path)}
     directory = lambda: subprocess.run(
         [sys.executable, "-c", ask], env=env, cwd=tmp_path, capture_output=True, text=True, check=True
