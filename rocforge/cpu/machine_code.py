@@ -36,11 +36,16 @@ def address_of(function: Callable, n_words: int) -> int:
         if (found := _read(path)) is not None:
             return _load(*found)
         log.debug("compiling %s", function.__qualname__)
-        made = cfunc(types.void(*[types.int64] * n_words), error_model="numpy")(function)
+        made = compiled(function, n_words)
         _alive.append(made)
         _, _, (code, *_) = made._library.serialize_using_object_code()  # what Numba's own cache keeps
         _write(path, made.native_name, code)
         return made.address
+
+
+def compiled(function: Callable, n_words: int):
+    """Numba's cfunc of it, which is kept nowhere."""
+    return cfunc(types.void(*[types.int64] * n_words), error_model="numpy")(function)
 
 
 def is_kept(function: Callable, n_words: int) -> bool:

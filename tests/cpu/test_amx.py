@@ -47,9 +47,9 @@ import numba
 numba.config.CPU_NAME, numba.config.CPU_FEATURES = "sapphirerapids", ""
 from rocforge.cpu import tier
 tier.tier = lambda: "amx"
-from rocforge.cpu import bfloats, threads
+from rocforge.cpu import bfloats, machine_code
 from rocforge.gguf.formats import Q6_K
-compiled = numba.cfunc(threads._SIGNATURE, error_model="numpy")(bfloats.BFLOATS[Q6_K].function)
+compiled = machine_code.compiled(bfloats.BFLOATS[Q6_K].function, 3)
 asm = compiled._library.get_asm_str()
 print(*(asm.count(name) for name in ("ldtilecfg", "tdpbf16ps", "tilerelease")))
 """

@@ -69,11 +69,11 @@ import numba
 numba.config.CPU_NAME, numba.config.CPU_FEATURES = "nehalem", ""
 from rocforge.cpu import half, tier
 tier.tier, half.converts_halves = (lambda: "generic"), (lambda: False)
-from rocforge.cpu import rope, threads, tiles
+from rocforge.cpu import machine_code, rope, tiles
 from rocforge.gguf.formats import Q4_K
 import numpy as np
 for function in (tiles.TILES[Q4_K].function, rope.STORE[np.dtype(np.float16)].function):
-    asm = numba.cfunc(threads._SIGNATURE, error_model="numpy")(function)._library.get_asm_str()
+    asm = machine_code.compiled(function, 3)._library.get_asm_str()
     print(any(name in asm for name in ("vcvtph2ps", "vcvtps2ph", "__extendhfsf2", "__truncsfhf2")))
 """
 

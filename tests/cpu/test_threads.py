@@ -239,6 +239,30 @@ def test_kernels_are_kept_where_the_user_keeps_caches(tmp_path):
     assert {p: p.stat().st_mtime_ns for p in home.rglob("*.o")} == files
 
 
+def test_a_damaged_file_is_made_anew(tmp_path):
+    run_with(tmp_path, tmp_path)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*.o")}
+    for path, held in files.items():
+        path.write_bytes(held[: len(held) // 2])
+    run_with(tmp_path, tmp_path)
+    assert {len(path.read_bytes()) for path in tmp_path.rglob("*.o")} == set(map(len, files.values()))
+
+
+BY_PROCESSES = """
+from rocforge.cpu import activation, compiling, gather, machine_code, norm, quantize, threads
+kernels, told = list(threads.KERNELS.values()), []
+machine_code.compiled = None  # not by this process
+compiling.compile_all(kernels, 2, lambda *done: told.append(done))
+assert all(k.is_compiled and k.is_kept for k in kernels) and len(kernels) > 4
+assert told == sorted(told) and told[0] == (0, len(kernels)) and told[-1] == (len(kernels), len(kernels)), told
+"""
+
+
+def test_kernels_are_compiled_by_several_processes(tmp_path):
+    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", BY_PROCESSES], env=env, check=True)
+
+
 def test_a_cache_that_cannot_be_written_is_passed_over(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("a file stands where the directory should be")
