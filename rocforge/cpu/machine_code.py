@@ -60,8 +60,9 @@ def cache_directory() -> Path:
     A function is compiled with what it calls, from whatever file: so the directory's name holds a hash of all sources
     of this room, of the versions and of the host's CPU. Raises OSError where nothing can be written.
     """
-    digest = hashlib.sha256(f"{sources()} {numba.__version__} {binding.llvm_version_info} {binding.get_host_cpu_name()} {tier()}".encode())
-    digest.update(binding.get_host_cpu_features().flatten().encode())
+    versions = sources(), numba.__version__, binding.llvm_version_info
+    host = binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten(), tier()
+    digest = hashlib.sha256(repr((versions, host)).encode())
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     user = os.getuid() if hasattr(os, "getuid") else 0
     temporary = Path(tempfile.gettempdir()) / f"rocforge-{user}"

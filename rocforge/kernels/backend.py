@@ -49,7 +49,7 @@ def weights_bytes(weights: Iterable[Any]) -> int:
 def scratch_bytes(weights: Iterable[Any], tokens: int) -> int:
     """Device memory that a step of `tokens` tokens takes beside the plan's values.
 
-    A matrix that only a few rows of x are multiplied by (the output's) is not expanded; it is counted along.
+    A matrix that only a few rows of x are multiplied by (the output's) is counted along.
     """
     matrices = [tuple(w.shape) for w in weights if len(w.shape) == 2 and not w.format.is_float]
     return gemm.scratch_bytes(tokens, matrices)

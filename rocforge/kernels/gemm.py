@@ -51,7 +51,8 @@ class FloatsTile(NamedTuple):
     num_stages: int
 
 
-# By the target's family, ascending by BT: a step gets the first that has room for its tokens, or else the last.
+# By the target's family, ascending by BT: a step gets the first that has room for its tokens, or else the last. NVIDIA's are
+# measured on an H100; AMD's are what registers and shared memory have room for.
 TILES: dict[str, list[GemmTile]] = {
     "nvidia": [
         GemmTile(16, 64, 4, 4, 3, 6), GemmTile(32, 64, 4, 4, 3, 6), GemmTile(64, 128, 2, 8, 3, 2),
@@ -60,7 +61,9 @@ TILES: dict[str, list[GemmTile]] = {
     "cdna": [
         GemmTile(16, 64, 2, 4, 2, 4), GemmTile(32, 64, 2, 4, 2, 4), GemmTile(64, 64, 2, 4, 2, 2), GemmTile(128, 128, 1, 8, 2, 1),
     ],
-    "rdna": [GemmTile(16, 64, 2, 4, 2, 4), GemmTile(32, 64, 2, 4, 2, 4), GemmTile(64, 64, 1, 4, 2, 2), GemmTile(128, 64, 1, 8, 2, 2)],
+    "rdna": [
+        GemmTile(16, 64, 2, 4, 2, 4), GemmTile(32, 64, 2, 4, 2, 4), GemmTile(64, 64, 1, 4, 2, 2), GemmTile(128, 64, 1, 8, 2, 2),
+    ],
     "interpreter": [GemmTile(32, 32, 2, 1, 1, 1)],
 }
 # Without matrix units (gfx906, RDNA2) a tile of the product has to stay in the lanes' registers.
@@ -190,7 +193,9 @@ def gemm_blocks(
 
 
 @triton.jit(do_not_specialize=["T", "n_parts"])
-def add_parts(parts, largest, bias, residual, out, T, N, n_parts, residual_stride, out_stride, BN: tl.constexpr, EARLY: tl.constexpr):
+def add_parts(
+    parts, largest, bias, residual, out, T, N, n_parts, residual_stride, out_stride, BN: tl.constexpr, EARLY: tl.constexpr
+):
     """Program (i, t): BN rows of token t."""
     wait(EARLY)
     rows, tokens = tl.program_id(0) * BN + tl.arange(0, BN), tl.program_id(1) + tl.arange(0, 1)

@@ -176,8 +176,9 @@ _recording: contextvars.ContextVar[Program | None] = contextvars.ContextVar("rec
 
 
 def launch(
-    kernel, grid: tuple[int, ...], *args, num_warps: int = 4, num_stages: int = 2, fuses: bool = True, early: bool = True, **constants
-) -> None:
+    kernel, grid: tuple[int, ...], *args,
+    num_warps: int = 4, num_stages: int = 2, fuses: bool = True, early: bool = True, **constants,
+) -> None:  # fmt: skip
     """Launch `kernel` over `grid` programs on the current device, or record it.
 
     `args` in the kernel's order: tensors (the address of their first element is passed), ints,
