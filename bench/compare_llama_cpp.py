@@ -10,7 +10,6 @@ import json
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,20 +22,13 @@ from rocforge.commands.progress import Progress
 from rocforge.commands.tables import render
 from rocforge.cpu.tier import tier
 from rocforge.engine.measure import Workload, once, workloads
+from rocforge.engine.peers import llama_bench
+from rocforge.errors import RequestError
 from rocforge.probe import cpu
 
 # Of one core, the share that others may use before figures say more about them than about us.
 BUSY_CORES = 0.1
 BUSY = 3  # exit code
-
-
-def theirs(program: Path, model: Path, threads: int, test: Workload) -> float:
-    """What one run of llama-bench says, in tokens per second."""
-    command = [program, "-m", model, "-t", threads, "-p", test.prompt, "-n", test.text, "-d", test.depth, "-r", 1, "-o", "json"]
-    done = subprocess.run([str(c) for c in command], check=False, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise click.ClickException(f"{program} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
-    return json.loads(done.stdout)[0]["avg_ts"]
 
 
 class Others:
@@ -112,7 +104,7 @@ def main(programs, model, prompt, text, depth, threads, huge_pages, pairs, as_js
                 run(Workload(test.prompt, min(test.text, 1)))  # to warm up, as llama-bench does
                 ours[test].append(run(test))
                 for program in programs:
-                    peers[test][str(program)].append(theirs(program, llm.path, threads, test))
+                    peers[test][str(program)].append(llama_bench(str(program), llm.path, test, "cpu", threads, 1))
             busy.append(others.cores())
         name, machine = llm.path.name, {**describe(llm.device), "tier": tier(), "threads": threads}
     rows = [summary(name, test.name, ours[test], peers[test]) for test in tests]
@@ -128,4 +120,7 @@ def main(programs, model, prompt, text, depth, threads, huge_pages, pairs, as_js
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except RequestError as error:
+        raise SystemExit(str(error)) from None

@@ -46,6 +46,30 @@ def test_csv_and_markdown_hold_the_same_tests():
     assert "| tg4 x 2 |" in ran.stdout, ran.stderr
 
 
+def fake_llama_bench(path, says, code=0):
+    path.write_text(f"#!/bin/sh\necho \"$@\" > {path}.asked\necho '{says}'\necho what is wrong >&2\nexit {code}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_llama_cpp_is_timed_beside(tmp_path):
+    program = fake_llama_bench(tmp_path / "llama-bench", '[{"avg_ts": 2.0}]')
+    ran = run_bench(*QUICK, "-d", "8", "-b", "1,2", "--threads", "1", "--llama-bench", program, "--json")
+    found = json.loads(ran.stdout)["results"]
+    assert [r.get("llama_cpp_tokens_per_s") for r in found] == [2.0, 2.0, None, None]
+    asked = (tmp_path / "llama-bench.asked").read_text()
+    assert f"-m {BUILTIN} -p 0 -n 4 -d 8 -r 2 -o json -t 1" in asked, asked
+    ran = run_bench(*QUICK, "--llama-bench", program)
+    assert "times as fast" in ran.stdout and f"{found[0]['llama_cpp_tokens_per_s']:.2f}" in ran.stdout
+
+
+def test_a_llama_bench_that_fails_loses_nothing(tmp_path):
+    for says in ("no json", "[]"):
+        ran = run_bench(*QUICK, "--llama-bench", fake_llama_bench(tmp_path / "llama-bench", says, 3), "--json")
+        assert ran.returncode == 2 and "ended with code 3 and no result: what is wrong" in ran.stderr.splitlines()[-1]
+        assert [r["test"] for r in json.loads(ran.stdout)["results"]] == ["pp16"]
+
+
 def test_slower_than_before_is_exit_code_1(results, tmp_path):
     earlier = json.loads(results.read_text())
     for row in earlier["results"]:

@@ -17,7 +17,7 @@ from rocforge.probe import CHOICES
 SLOWER = 1  # exit code of --compare where something got slower
 OVER = 0.1  # of the bound, by which an op may be faster before the limits are called wrong
 # Options that only one of the two ways to bench has: the parameters' names.
-OF_MODELS, OF_OPS = ("prompts", "texts", "batches", "chunk"), ("tokens", "peers")
+OF_MODELS, OF_OPS = ("prompts", "texts", "batches", "chunk", "llama_bench"), ("tokens", "peers")
 
 
 class Numbers(click.ParamType):
@@ -52,6 +52,7 @@ class Numbers(click.ParamType):
               help="Time ops by themselves: each op x format x shape, or of the named ops only.")  # fmt: skip
 @click.option("--tokens", type=Numbers(1), default="1,512", help="Of a step, with --ops.")
 @click.option("--peers/--no-peers", default=True, help="With --ops: time beside each what torch or numpy would take.")
+@click.option("--llama-bench", metavar="FILE", help="llama.cpp's program of that name: run it beside, with one sequence.")
 @click.option("--kv", "kv_format", type=click.Choice(KV_FORMATS), default="f16", help="What the KV cache holds.")
 @click.option("-t", "--threads", type=click.IntRange(min=1), help="CPU threads; default: one a core that may be used.")
 @click.option("--huge-pages/--no-huge-pages", default=None, help="On a CPU: copy the weights into huge pages.")
@@ -72,7 +73,8 @@ def bench(ctx: click.Context, ops: str | None, output: str, as_json: bool, plot:
     wrong = [o for name, o in _option_names(ctx).items() if name in given and name in (OF_OPS if ops is None else OF_MODELS)]
     if wrong:
         raise RequestError(f"{wrong[0]} goes {'with' if ops is None else 'not with'} --ops")
-    sort, run = (results.MODEL, _models) if ops is None else (results.OPS, _ops)
+    models = results.MODEL if options["llama_bench"] is None else results.MODEL_BESIDE
+    sort, run = (models, _models) if ops is None else (results.OPS, _ops)
     earlier = results.read_earlier(compare, sort) if compare else None
     draw = _drawing(plot, ops is not None, options["depths"]) if plot else None
     machine: dict[str, Any] = {}
@@ -80,7 +82,7 @@ def bench(ctx: click.Context, ops: str | None, output: str, as_json: bool, plot:
     try:
         with Progress() as progress:
             run(machine, rows, progress, ops=ops, **options)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RequestError):
         if rows:  # what there is was paid for
             click.echo(results.RENDER["json" if as_json else output](sort, machine, rows))
         raise
@@ -110,9 +112,10 @@ def _drawing(path: str, is_ops: bool, depths: Sequence[int]) -> Callable[[dict, 
 def _models(
     machine: dict, rows: list[dict], progress: Progress, *, model: str | None, prompts: Sequence[int], texts: Sequence[int],
     depths: Sequence[int], batches: Sequence[int], repetitions: int, chunk: int, kv_format: str, threads: int | None,
-    huge_pages: bool | None, device: str, **_,
+    huge_pages: bool | None, device: str, llama_bench: str | None, **_,
 ) -> None:  # fmt: skip
     """Fills `machine`, and `rows` one by one."""
+    from rocforge.engine import peers
     from rocforge.engine.measure import measure, workloads
     from rocforge.llm import LLM
 
@@ -133,6 +136,10 @@ def _models(
                 "model": llm.config.name, "model_bytes": llm.path.stat().st_size, "test": test.name, **asdict(test), "kv": kv_format,
                 "tokens_per_s": found.mean, "deviation": found.deviation, "rates": found.rates,
             })  # fmt: skip
+            if llama_bench and test.sequences == 1:
+                progress(f"timing llama.cpp's {test.name}", 0, 1)
+                found = peers.llama_bench(llama_bench, llm.path, test, llm.device.kind, llm.device.threads, repetitions)
+                rows[-1]["llama_cpp_tokens_per_s"] = found
 
 
 def _ops(

@@ -56,6 +56,15 @@ MODEL = Sort(
 )
 
 
+def _beside_cells(r: Row) -> tuple[str, ...]:
+    theirs = r.get("llama_cpp_tokens_per_s")
+    return (*_model_cells(r), *((f"{theirs:,.2f}", f"{r['tokens_per_s'] / theirs:.2f}") if theirs else ("", "")))
+
+
+# With what llama.cpp made of the same.
+MODEL_BESIDE = MODEL._replace(columns=(*MODEL.columns, "llama.cpp", "times as fast"), cells=_beside_cells)
+
+
 # ---- ops
 
 

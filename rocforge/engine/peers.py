@@ -1,21 +1,43 @@
-"""What else would compute an op here: torch, or numpy where it is absent. Knows nothing of our kernels.
+"""What else would compute here: an op torch, or numpy where it is absent; a model llama.cpp. Knows nothing of our kernels.
 
 A matrix product in the precision that one runs without quantised weights (float16 on a GPU, float32 on
 a CPU), over copies that no cache holds, and scaled_dot_product_attention in the same. Other ops have no peer.
 """
 
 import importlib.util
+import json
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rocforge.engine.measure import Workload
 from rocforge.engine.operands import copies_for
+from rocforge.errors import RequestError
 
 # Seconds after which a peer is not timed again: it is here for comparison.
 PATIENCE_S = 2.0
+
+
+def llama_bench(program: str, model: Path, test: Workload, kind: str, threads: int, repetitions: int) -> float:
+    """Tokens a second of llama.cpp, by its llama-bench, on a device of that kind; a test of one sequence.
+
+    Raises RequestError where it does not run, or does not say.
+    """
+    words = {"-m": model, "-p": test.prompt, "-n": test.text, "-d": test.depth, "-r": repetitions, "-o": "json"}
+    words |= {"-t": threads, "-ngl": 0} if kind == "cpu" else {"-ngl": 99}
+    try:
+        done = subprocess.run([program, *(str(w) for pair in words.items() for w in pair)], capture_output=True, text=True)
+        return json.loads(done.stdout)[0]["avg_ts"]
+    except OSError as error:
+        raise RequestError(f"--llama-bench {program}: {error.strerror or error}") from None
+    except (ValueError, LookupError, TypeError):
+        last = "".join(done.stderr.strip().splitlines()[-1:]) or "without a word"
+        raise RequestError(f"--llama-bench {program}: it ended with code {done.returncode} and no result: {last}") from None
 
 
 def run(case: Any, kind: str, threads: int, repetitions: int) -> tuple[str, float] | None:
