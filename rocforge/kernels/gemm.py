@@ -83,7 +83,8 @@ FLOATS: dict[str, list[FloatsTile]] = {
     "rdna": [FloatsTile(32, 32, 32, 4, 1), FloatsTile(64, 64, 32, 8, 1)],
     "interpreter": [FloatsTile(32, 32, 32, 1, 1)],
 }
-FLOATS_ON_LANES = [FloatsTile(32, 32, 32, 4, 1)]
+# Of two parts each, twice as many columns would take all registers.
+FLOATS_ON_LANES = [FloatsTile(32, 32, 16, 4, 1)]
 
 # 128 more in each byte: what was signed then is not.
 FLIP = tl.constexpr(-0x7F7F7F80)
