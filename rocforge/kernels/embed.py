@@ -61,7 +61,8 @@ def weights_of(
 def embed_blocks(
     tokens, quants, high, scales_, supers, out, K, U, out_stride,
     read_values: tl.constexpr, values: tl.constexpr, read_scales: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr,
-    SCALED: tl.constexpr, HALVES: tl.constexpr, MINS: tl.constexpr, SIGNED: tl.constexpr, BU: tl.constexpr, ISA: tl.constexpr, EARLY: tl.constexpr,
+    SCALED: tl.constexpr, HALVES: tl.constexpr, MINS: tl.constexpr, SIGNED: tl.constexpr, BU: tl.constexpr, ISA: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """Program (t, i): units i * BU .. of row tokens[t]."""
     wait(EARLY)
@@ -72,7 +73,7 @@ def embed_blocks(
     d0, d1, m0, m1, s, n = scales(read_scales(scales_, supers, rows, first, U, U, BU))
     columns = (first + tl.arange(0, BU))[None, :, None] * 64 + tl.arange(0, 16)[None, None, :]
     to = out + t.to(tl.int64) * out_stride + columns
-    tl.store(to, weights_of(q0, d0, s, m0, n, 0 if HALVES else 0, OFFSET, SCALED, MINS, SIGNED), mask=columns < K)
+    tl.store(to, weights_of(q0, d0, s, m0, n, 0, OFFSET, SCALED, MINS, SIGNED), mask=columns < K)
     tl.store(to + 16, weights_of(q1, d0, s, m0, n, 0 if HALVES else 1, OFFSET, SCALED, MINS, SIGNED), mask=columns + 16 < K)
     tl.store(to + 32, weights_of(q2, d1, s, m1, n, 1 if HALVES else 2, OFFSET, SCALED, MINS, SIGNED), mask=columns + 32 < K)
     tl.store(to + 48, weights_of(q3, d1, s, m1, n, 1 if HALVES else 3, OFFSET, SCALED, MINS, SIGNED), mask=columns + 48 < K)

@@ -178,7 +178,7 @@ def gemm_blocks(
         d0, d1, m0, m1, s, n = scales(read_scales(scales_, supers, row, first, U, U, BU))
         column = first * 64 + tl.arange(0, BU * 64)
         y = tl.load(x + token[None, :] * (U * 64) + column[:, None], mask=(column < U * 64)[:, None], other=0)
-        w0 = weights_of(q0, d0, s, m0, n, 0 if HALVES else 0, OFFSET, SCALED, MINS, SIGNED, PAIRED, ISA)
+        w0 = weights_of(q0, d0, s, m0, n, 0, OFFSET, SCALED, MINS, SIGNED, PAIRED, ISA)
         w1 = weights_of(q1, d0, s, m0, n, 0 if HALVES else 1, OFFSET, SCALED, MINS, SIGNED, PAIRED, ISA)
         w2 = weights_of(q2, d1, s, m1, n, 1 if HALVES else 2, OFFSET, SCALED, MINS, SIGNED, PAIRED, ISA)
         w3 = weights_of(q3, d1, s, m1, n, 1 if HALVES else 3, OFFSET, SCALED, MINS, SIGNED, PAIRED, ISA)
