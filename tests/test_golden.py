@@ -8,6 +8,7 @@ import pytest
 
 from rocforge import LLM, Sampling
 from rocforge.errors import ModelError
+from tests.ops.rooms import make_room
 from tests.paths import SHARED, needs_shared
 
 pytestmark = needs_shared
@@ -85,6 +86,17 @@ def test_greedy_tokens_are_those_of_llama_cpp(name, device):
     with LLM(GOLDEN / f"{name}.gguf", device=device, context=64) as llm:
         sampling = Sampling(temperature=0, ignore_eos=True, max_tokens=len(data["greedy"]))
         assert llm.generate(data["tokens"].tolist(), sampling).tokens == data["greedy"].tolist()
+
+
+@pytest.mark.parametrize("name", ["tiny-llama-Q4_K_M", "tiny-llama-Q6_K", "tiny-llama-Q8_0", "tiny-llama-F16", "tiny-qwen2-Q4_K_M"])
+def test_a_prompt_by_the_kernels_of_gpus(name, monkeypatch):
+    """In Triton's interpreter: weights in float16 cost no accuracy that the formats have."""
+    make_room("triton")
+    from rocforge.kernels.backend import LAUNCHERS, Backend
+
+    monkeypatch.setattr("rocforge.llm.open_backend", lambda device: (Backend("cpu"), LAUNCHERS))
+    found = errors.__wrapped__(name, "prefill", "cpu")
+    assert found.ratio <= MAX_RATIO and (name not in FLOAT or found.ours <= MAX_FLOAT_ERROR), found
 
 
 def test_geometric_mean_of_the_ratios(figures, device):
