@@ -52,7 +52,8 @@ class FloatsTile(NamedTuple):
 
 
 # By the target's family, ascending by BT: a step gets the first that has room for its tokens, or else the last. NVIDIA's are
-# measured on an H100; AMD's are what registers and shared memory have room for.
+# measured on an H100; AMD's are what registers and shared memory have room for. "lanes" are AMD's targets without matrix
+# units (gfx906, RDNA2), where a tile of the product has to stay in the lanes' registers.
 TILES: dict[str, list[GemmTile]] = {
     "nvidia": [
         GemmTile(16, 64, 4, 4, 3, 6), GemmTile(32, 64, 4, 4, 3, 6), GemmTile(64, 128, 2, 8, 3, 2),
@@ -64,27 +65,25 @@ TILES: dict[str, list[GemmTile]] = {
     "rdna": [
         GemmTile(16, 64, 2, 4, 2, 4), GemmTile(32, 64, 2, 4, 2, 4), GemmTile(64, 64, 1, 4, 2, 2), GemmTile(128, 64, 1, 8, 2, 2),
     ],
+    "lanes": [GemmTile(16, 32, 1, 4, 1, 4), GemmTile(32, 32, 1, 4, 1, 4)],
     "interpreter": [GemmTile(32, 32, 2, 1, 1, 1)],
 }
-# Without matrix units (gfx906, RDNA2) a tile of the product has to stay in the lanes' registers.
-TILES_ON_LANES = [GemmTile(16, 32, 1, 4, 1, 4), GemmTile(32, 32, 1, 4, 1, 4)]
 
 PLAIN: dict[str, list[FloatsTile]] = {
     "nvidia": [FloatsTile(32, 64, 64, 4, 4), FloatsTile(128, 128, 64, 8, 4)],
     "cdna": [FloatsTile(32, 64, 64, 4, 2), FloatsTile(128, 128, 64, 8, 2)],
     "rdna": [FloatsTile(32, 32, 32, 4, 1), FloatsTile(128, 64, 32, 8, 1)],
+    "lanes": [FloatsTile(32, 32, 32, 4, 1)],
     "interpreter": [FloatsTile(64, 32, 64, 1, 1)],
 }
-PLAIN_ON_LANES = [FloatsTile(32, 32, 32, 4, 1)]
 
 FLOATS: dict[str, list[FloatsTile]] = {
     "nvidia": [FloatsTile(32, 64, 32, 4, 3), FloatsTile(128, 256, 32, 8, 3)],
     "cdna": [FloatsTile(32, 64, 32, 4, 1), FloatsTile(128, 128, 32, 8, 1)],
     "rdna": [FloatsTile(32, 32, 32, 4, 1), FloatsTile(64, 64, 32, 8, 1)],
+    "lanes": [FloatsTile(32, 32, 16, 4, 1)],  # of two parts each: twice as many columns would take all registers
     "interpreter": [FloatsTile(32, 32, 32, 1, 1)],
 }
-# Of two parts each, twice as many columns would take all registers.
-FLOATS_ON_LANES = [FloatsTile(32, 32, 16, 4, 1)]
 
 # 128 more in each byte: what was signed then is not.
 FLIP = tl.constexpr(-0x7F7F7F80)
@@ -97,30 +96,19 @@ JOIN_ROWS = 1024
 EARLY_TOKENS = 128
 
 
-def _tiles(by_family: dict[str, list], on_lanes: list) -> list:
+def _tiles(by_family: dict[str, list]) -> list:
     at = target.current()
-    return on_lanes if at.backend == "hip" and not at.matrix else by_family[at.family]
+    return by_family["lanes" if at.backend == "hip" and not at.matrix else at.family]
 
 
-def _tile(tiles: list, T: int):
+def _tile(by_family: dict[str, list], T: int):
+    tiles = _tiles(by_family)
     return next((tile for tile in tiles if tile.BT >= T), tiles[-1])
 
 
 def sizes() -> tuple[int, ...]:
     """Tokens up to which a step gets one tile, and beyond which another."""
-    return tuple(tile.BT for tile in _tiles(TILES, TILES_ON_LANES))
-
-
-def tile(T: int) -> GemmTile:
-    return _tile(_tiles(TILES, TILES_ON_LANES), T)
-
-
-def plain_tile(T: int) -> FloatsTile:
-    return _tile(_tiles(PLAIN, PLAIN_ON_LANES), T)
-
-
-def floats_tile(T: int) -> FloatsTile:
-    return _tile(_tiles(FLOATS, FLOATS_ON_LANES), T)
+    return tuple(tile.BT for tile in _tiles(TILES))
 
 
 # ---- block formats
@@ -218,7 +206,7 @@ def splits_of(at: GemmTile, rows: int, tokens: int, units: int) -> int:
 def blocks(x: Halves, w: Matrix, bias, residual, out: torch.Tensor) -> None:
     """matmul.linear() for one matrix of a block format; x of halves.of_q8."""
     T, N, U = len(x.values), w.rows, -(-w.columns // UNIT)
-    at = tuning.tile(gemm_blocks, tile(T), w.format.name, (N, w.columns), T)
+    at = tuning.tile(gemm_blocks, _tile(TILES, T), w.format.name, (N, w.columns), T)
     splits = splits_of(at, N, T, U)
     parts = scratch("parts", (splits, T, N), torch.float32, out) if splits > 1 else None
     ends = (bias, residual, out, None) if parts is None else (None, None, None, parts)
@@ -241,7 +229,7 @@ def scratch_bytes(tokens: int, matrices: list[tuple[int, int]]) -> int:
     if not matrices:
         return 0
     units = target.current().units
-    tiles = [at for at in _tiles(TILES, TILES_ON_LANES) if at.BT < 2 * tokens]
+    tiles = [at for at in _tiles(TILES) if at.BT < 2 * tokens]
     parts = max((4 * 2 * at.programs * units * at.BT * at.BN for at in tiles), default=0)
     return parts + max(halves.n_bytes(tokens, columns) for _, columns in matrices)
 
@@ -312,14 +300,14 @@ def floats(x: torch.Tensor, w: Matrix, bias, residual, out: torch.Tensor) -> Non
     """matmul.linear() for one matrix of a float format."""
     (T, K), N, weights = x.shape, w.rows, w.planes.quants
     if w.format is F16:
-        at = tuning.tile(gemm_plain, plain_tile(T), w.format.name, (N, K), T)
+        at = tuning.tile(gemm_plain, _tile(PLAIN, T), w.format.name, (N, K), T)
         launch(
             gemm_plain, (triton.cdiv(N, at.BN) * triton.cdiv(T, at.BT),), *halves.of_floats(x), weights, bias, residual, out,
             T, N, K, *strides(residual, out), num_warps=at.num_warps, num_stages=at.num_stages,
             BT=at.BT, BN=at.BN, BK=at.BK, WHOLE=K % at.BK == 0,
         )  # fmt: skip
         return
-    at = tuning.tile(gemm_floats, floats_tile(T), w.format.name, (N, K), T)
+    at = tuning.tile(gemm_floats, _tile(FLOATS, T), w.format.name, (N, K), T)
     # The interpreter multiplies matrices in numpy, which has no bfloat16.
     part = tl.float32 if target.current().backend == "interpreter" else tl.bfloat16
     launch(
