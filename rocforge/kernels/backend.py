@@ -19,7 +19,7 @@ from rocforge.kernels.norm import rms_norm
 from rocforge.kernels.quantize import quantize
 from rocforge.kernels.rope import rope_store, rope_table
 from rocforge.kernels.sample import penalize, sample
-from rocforge.kernels.upload import Rows, Uploader
+from rocforge.kernels.upload import Uploader
 from rocforge.probe import book
 
 # By op kind of plan/ir.py; the keywords of each are its contract's names.
@@ -67,7 +67,7 @@ class Backend:
     def __init__(self, device: "str | int"):
         self._device = torch.device(device)
         self._uploader, self._pool = Uploader(self._device), launch.Pool()
-        self._pending: list[Rows] = []
+        self._pending: list[tuple[layout.Matrix, int, np.ndarray, Format]] = []
         self._mirror: torch.Tensor | None = None
         self._copied = torch.cuda.Event() if self._device.type == "cuda" else None
 
@@ -94,14 +94,14 @@ class Backend:
                 matrix = layout.empty(format, sum(rows for _, _, (rows, _) in run), columns, self._device)
             first = 0
             for data, _, (rows, _) in run:
-                self._pending.append(Rows(matrix, first, data.reshape(rows, format.row_bytes(columns)), format))
+                self._pending.append((matrix, first, data.reshape(rows, format.row_bytes(columns)), format))
                 first += rows
             made.append(matrix)
         return tuple(made)
 
     def load(self, report: Callable[[int, int], None]) -> None:
         """Copy the file's blocks into all matrices; report(bytes done, bytes in all)."""
-        total, done = sum(rows.data.nbytes for rows in self._pending), 0
+        total, done = sum(data.nbytes for _, _, data, _ in self._pending), 0
 
         def add(n_bytes: int) -> None:
             nonlocal done
@@ -109,7 +109,8 @@ class Backend:
             report(done, total)
 
         with self._chosen(), _no_room():
-            self._uploader.fill(self._pending, add)
+            for matrix, first, data, format in self._pending:
+                self._uploader.fill(matrix, first, data, format, add)
         self._pending.clear()
         self.synchronize()
         if self._device.type == "cuda":
