@@ -35,7 +35,7 @@ from rocforge.cpu.isa import (
 from rocforge.cpu.lanes import store_columns
 from rocforge.cpu.product import add_product
 from rocforge.cpu.quantize import quantize_block
-from rocforge.cpu.threads import inline, kernel, launch, real, words
+from rocforge.cpu.threads import counter, inline, kernel, launch, real, take, words
 from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8Cache
 
 BYTES16 = ir.VectorType(ELEMENT["i8"], 16)
@@ -184,10 +184,20 @@ def run_of(t, stop, positions, sequences):
     return n
 
 
+@inline
+def runs_of(T, at_most, positions, sequences):
+    """How many runs of up to at_most tokens all T are."""
+    n, t = 0, 0
+    while t < T:
+        t += run_of(t, min(t + at_most, T), positions, sequences)
+        n += 1
+    return n
+
+
 @kernel
 def attend(args, tid, team):
     (qkv, positions, sequences, page_table, k_cache, k_scales, v_cache, v_scales, out, out_scales, out_sums,
-     T, P, H, G, D, width, stride, window, scale, rows, shares) = words(args, 22)  # fmt: skip
+     T, P, H, G, D, width, stride, window, scale, counter, rows, shares) = words(args, 23)  # fmt: skip
     group, page_values, padded = H // G, PAGE * D, (D + 15) // 16 * 16
     # Where there are fewer kv-heads and tokens than threads, threads share the heads of a group.
     parts = min(group, (team + T * G - 1) // (T * G))
@@ -201,16 +211,17 @@ def attend(args, tid, team):
     scores = acc + 4 * rows_at_most * padded
     q = scores + 4 * rows_at_most * PAGE
     states = q + 4 * rows_at_most * D
-    t, item = 0, 0
+    pieces = G * parts * runs_of(T, tokens_at_most, positions, sequences)
+    t, item, piece = 0, 0, take(counter, pieces, team)
     while t < T:
         tokens = run_of(t, min(t + tokens_at_most, T), positions, sequences)
         start, pages = load_i32(positions + 4 * t), page_table + 4 * P * load_i32(sequences + 4 * t)
         last_page = (start + tokens - 1) // PAGE
         for part in range(G * parts):
-            # Dealt out in turn: later tokens see more, so each thread gets its share of them.
             item += 1
-            if item % team != tid:
+            if item != piece + 1:
                 continue
+            piece = take(counter, pieces, team)
             g, head = part // parts, group * (part % parts) // parts
             heads = group * (part % parts + 1) // parts - head
             head += g * group
@@ -284,4 +295,4 @@ def attention(
     sizes = (len(qkv), page_table.shape[1], heads, kv_heads, head_dim, k.values.itemsize, qkv.strides[0] // 4)
     kept = "q8_0" if k.scales is not None else {2: "f16", 4: "f32"}[k.values.itemsize]
     blocking = tuning.tile(attend.__name__, DEFAULT, kept, (head_dim, heads // kv_heads, kv_heads), len(qkv))
-    launch(attend, qkv, positions, sequences, page_table, *k, *v, *outs, *sizes, window, scale, *blocking)
+    launch(attend, qkv, positions, sequences, page_table, *k, *v, *outs, *sizes, window, scale, counter(), *blocking)

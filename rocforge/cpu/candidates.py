@@ -9,7 +9,7 @@ from rocforge.cpu.attention import tokens_at_once
 from rocforge.cpu.lanes import ROWS
 from rocforge.cpu.layout import TOKENS
 from rocforge.cpu.rows import GROUP
-from rocforge.cpu.tiles import splits_of
+from rocforge.cpu.tiles import piece_of, splits_of
 from rocforge.probe.tuned import Key
 
 # Candidates of a key, the default among them.
@@ -31,11 +31,11 @@ def _groups(tile: Any, key: Key, threads: int) -> Any:
 
 
 def _panels(tile: Any, key: Key, threads: int) -> Any:
-    """Panels that a thread unpacks at once, and what the tokens are split into."""
+    """Panels that a thread takes at once, and what the tokens are split into."""
     N = key.shape[0]
     panels, blocks = -(-N // ROWS) if N >= ROWS else N, -(-key.tokens // TOKENS)
     splits = splits_of.py_func(tile.SHARES, threads, panels, blocks)
-    return min(tile.PANELS, -(-panels * splits // threads)), splits
+    return piece_of.py_func(panels * splits, tile.PANELS, tile.SHARES, threads), splits
 
 
 def _query_rows(tile: Any, key: Key, threads: int) -> Any:

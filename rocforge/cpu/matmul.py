@@ -41,7 +41,7 @@ from rocforge.cpu.isa import (
 )
 from rocforge.cpu.layout import Matrix
 from rocforge.cpu.rows import FEW, ROWS
-from rocforge.cpu.threads import inline, kernel, launch, share, words
+from rocforge.cpu.threads import counter, inline, kernel, launch, share, words
 from rocforge.cpu.tier import tier
 from rocforge.cpu.tiles import TILES, as_records, traits
 from rocforge.gguf.formats import BF16, F16, F32, Q8
@@ -184,5 +184,6 @@ def linear(
         blocking = default and tuning.tile(name, default, w.format.name, (w.rows, K), T)
         if kernels is TILES and traits(w.format) != known:
             known, inputs = traits(w.format), (as_records(x, w.format),)
-        launch(kernels[w.format], w.data, *inputs, bias_part, residual_part, out[:, part], *sizes, *blocking)
+        taken = (counter(),) if kernels in (TILES, BFLOATS) else ()
+        launch(kernels[w.format], w.data, *inputs, bias_part, residual_part, out[:, part], *sizes, *taken, *blocking)
         start += w.rows

@@ -123,6 +123,21 @@ def share(n, tid, team):
     return n * tid // team, n * (tid + 1) // team
 
 
+@inline
+def take(counter, n, team):
+    """The next of n pieces of work that no thread has taken, or -1: each thread asks until it gets that.
+
+    For work of some length: cores are not equally fast at all times. The last to ask leaves the counter, a word of
+    memory that `counter` has made, as it was.
+    """
+    piece = add(counter, 1)
+    if piece < n:
+        return piece
+    if piece == n + team - 1:
+        store_i64(counter, 0)
+    return -1
+
+
 # ---- the walk over a program
 
 
@@ -384,6 +399,13 @@ def launch(kernel: Kernel, *args) -> None:
     once = Program()
     once.append(kernel, args)
     (_team.get() or _alone()).run(once)
+
+
+def counter() -> np.ndarray:
+    """An argument for one launch, whose threads `take` their work by it."""
+    made = aligned(_LINE)
+    made.fill(0)
+    return made
 
 
 def scratch(tag: str, n_bytes: int) -> np.ndarray:

@@ -30,7 +30,7 @@ from rocforge.cpu.isa import (
 )
 from rocforge.cpu.lanes import ROWS, as_floats
 from rocforge.cpu.layout import RECORD, TOKENS, X_SCALE, X_SUMS, X_VALUES, records_bytes
-from rocforge.cpu.threads import inline, kernel, launch, scratch, share, words
+from rocforge.cpu.threads import inline, kernel, launch, scratch, share, take, words
 from rocforge.gguf.formats import IQ4_NL, IQ4_XS, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8, Q8_0, Format
 
 load_bytes = load(64, "i8")
@@ -52,8 +52,8 @@ _raw, _acc = stack(RAW_BYTES), stack(64 * TOKENS * SUMS)
 
 
 class Blocking(NamedTuple):
-    """What suits one machine and not another: `PANELS` that are unpacked before tokens pass by, and `SHARES` that a
-    thread's work comes in, at the least (what is left at the end is then little)."""
+    """What suits one machine and not another: `PANELS` that are unpacked before tokens pass by, at the most, and `SHARES`
+    that a thread's work comes in, at the least (threads then end at about the same time)."""
 
     PANELS: int
     SHARES: int
@@ -68,6 +68,12 @@ def blocking(K: int) -> Blocking:
 def splits_of(shares, team, panels, blocks):
     """What the tokens are split into: threads share the panels; where these are too few for all, tokens as well."""
     return min(blocks, (shares * team + panels - 1) // panels)
+
+
+@inline
+def piece_of(items, at_once, shares, team):
+    """Panels that a thread takes at a time."""
+    return max(1, min(at_once, items // (shares * team)))
 
 
 @inline
@@ -300,23 +306,26 @@ def folded(acc):
 
 @inline
 def tiles(args, tid, team, unpack, add, layout):
-    w, records, bias, residual, out, T, N, K, residual_stride, out_stride, at_once, shares = words(args, 12)
+    w, records, bias, residual, out, T, N, K, residual_stride, out_stride, counter, at_once, shares = words(args, 13)
     # A matrix with fewer rows than a panel goes row by row, each filling all lanes.
     rows, stride = (ROWS, K // layout.block * layout.block_bytes) if N >= ROWS else (1, 0)
     raw, acc, panel_bytes = _raw(), _acc(), depth_of(K) * SUMS * STRIP_BYTES
     x_bytes = depth_of(K) * SUMS * RECORD  # a token's
-    memory = heap(at_once * panel_bytes + 64)
-    strips = (memory + 63) // 64 * 64
     panels, blocks = (N + rows - 1) // rows, (T + TOKENS - 1) // TOKENS
     splits = splits_of(shares, team, panels, blocks)
-    item, stop = share(splits * panels, tid, team)
-    while item < stop:
-        first, n_panels = item % panels, min(at_once, panels - item % panels, stop - item)
+    at_once = piece_of(splits * panels, at_once, shares, team)
+    memory = heap(at_once * panel_bytes + 64)
+    strips = (memory + 63) // 64 * 64
+    pieces = (panels + at_once - 1) // at_once
+    piece = take(counter, splits * pieces, team)
+    while piece >= 0:
+        first = piece % pieces * at_once
+        n_panels = min(at_once, panels - first)
         for p in range(n_panels):
             # The last panel begins early enough to be whole; its rows before its first are not stored.
             top = min((first + p) * rows, N - rows)
             unpack_panel(w, top, rows, stride, K, strips + p * panel_bytes, raw, unpack, layout)
-        first_block, last_block = share(blocks, item // panels, splits)
+        first_block, last_block = share(blocks, piece // pieces, splits)
         for t0 in range(TOKENS * first_block, min(TOKENS * last_block, T), TOKENS):
             count = min(TOKENS, T - t0)
             whole_count = filled(count)
@@ -325,7 +334,7 @@ def tiles(args, tid, team, unpack, add, layout):
                 for t in range(count):
                     # Over the first token's sums, which are not needed any more.
                     finish_panel(folded(acc + 64 * t), acc, bias, residual, out, t0 + t, (first + p) * rows, rows, N, residual_stride, out_stride)
-        item += n_panels
+        piece = take(counter, splits * pieces, team)
     heap_free(memory)
 
 

@@ -12,6 +12,7 @@ from tests.paths import ROOT
 EMULATED = """
 import tests.cpu.amx_emulator
 import numpy as np
+from rocforge.cpu import bfloats
 from rocforge.gguf.formats import BY_NAME
 from rocforge.probe.book import use
 from tests.ops.blocks import random_blocks, random_q8
@@ -19,7 +20,8 @@ from tests.ops.rooms import BLOCKINGS, Blocked
 from tests.ops.test_linear import check, multiply, tokens_of
 
 # One and two scales a strip, with and without minimums, values of all of 8 bits; tokens that fill blocks,
-# and not; rows that fill no panel, or not two; however it is blocked.
+# and not; rows that fill no panel, or not two; more columns than are unpacked at a time; however it is blocked.
+bfloats.DEPTH = 256
 for name in ("Q4_K", "Q6_K", "Q2_K", "Q8_0", "IQ4_XS"):
     for T, N, K in ((16, 40, 256), (53, 35, 512), (33, 5, 256)):
         rng, format = np.random.default_rng(0), BY_NAME[name]
