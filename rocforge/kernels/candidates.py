@@ -11,8 +11,9 @@ from typing import Any
 
 import triton
 
+from rocforge.kernels import gemm
 from rocforge.kernels.layout import UNIT
-from rocforge.kernels.target import Target
+from rocforge.kernels.target import Target, use
 from rocforge.probe.tuned import Key
 
 # Candidates of a key, the default among them: half a second of compiling each, on an AMD target.
@@ -25,7 +26,7 @@ FACTORS: dict[str, dict[str, tuple[float, ...]]] = {
     "gemv_blocks": {"BN": _AROUND, "BU": (0.5, 1), "num_warps": _AROUND, "programs": (0.5, 0.75, 1, 1.25, 1.5)},
     "gemv_floats": {"BN": _AROUND, "BK": (0.5, 1, 2, 4), "num_warps": (1, 2, 4)},
     "gemm_blocks": {
-        "BT": (0.5, 1), "BN": _AROUND, "BU": _AROUND, "num_warps": (0.5, 1), "num_stages": (2 / 3, 1, 4 / 3), "programs": _AROUND,
+        "BT": (0.5, 1), "BN": _AROUND, "BU": _AROUND, "num_warps": (0.5, 1), "num_stages": (0.5, 2 / 3, 1, 4 / 3, 1.5), "programs": _AROUND,
     },
     "gemm_floats": {"BT": (0.5, 1), "BN": _AROUND, "num_warps": (0.5, 1), "num_stages": (1, 2)},
     "gemm_plain": {"BT": _AROUND, "BN": _AROUND, "BK": _AROUND, "num_warps": (0.5, 1), "num_stages": (0.5, 1, 2)},
@@ -68,10 +69,13 @@ def _gemm(tile: Any, key: Key, target: Target) -> bool:
 
 
 def _gemm_blocks(tile: Any, key: Key, target: Target) -> bool:
-    """Activations of each stage in shared memory at once; a step is no wider than a row."""
+    """Activations of each stage in shared memory at once; a step is no wider than a row, and has the units that are
+    interleaved."""
     held = 2 * tile.BT * tile.BU * UNIT * max(1, tile.num_stages - (target.backend == "hip"))
     is_row = tile.BU <= triton.next_power_of_2(-(-key.shape[1] // UNIT))
-    return _gemm(tile, key, target) and is_row and held <= target.lds_bytes
+    with use(target):
+        is_mixed = tile.BU % gemm.order(key.tokens).MIX == 0
+    return _gemm(tile, key, target) and is_row and is_mixed and held <= target.lds_bytes
 
 
 def _plain(tile: Any, key: Key, target: Target) -> bool:

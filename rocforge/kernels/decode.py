@@ -4,8 +4,8 @@ Whatever the format, for the 16 columns of group g of a unit
 
     weight[k] = d[g // 2] * (scale[g] * (value[k] - OFFSET)) + m[g // 2] * min[g]
 
-`read_values(quants, high, rows, first, end, U, BU)` and `read_scales(scales, supers, rows, first, end, U, BU)` give what
-of the planes belongs to these rows and units, as tuples of tensors that wait for memory. `values(words, ISA)` makes of
+`read_values(quants, high, rows, first, end, U, BU, WIDE)` and `read_scales(scales, supers, rows, first, end, U, BU, WIDE)`
+give what of the planes belongs to these rows and units, as tuples of tensors that wait for memory. `values(words, ISA)` makes of
 the first four int32 tensors [BN, BU, 4], one a group: four values a word, a byte each, in the order of the columns.
 `scales(words)` makes of the second d0, d1, m0, m1, float32 [BN, BU], and scales and mins, int32 words [BN, BU] with a
 signed byte for each group, or each half (HALVES), the first lowest (`byte_of`). What a format lacks is 0 there, and
@@ -39,15 +39,21 @@ def byte_of(word, i: tl.constexpr):
 
 
 @triton.jit
-def word_at(plane, rows, first, end, per_row, BU: tl.constexpr, SHARED: tl.constexpr = 1):
+def word_at(plane, rows, first, end, per_row, BU: tl.constexpr, WIDE: tl.constexpr, SHARED: tl.constexpr = 1):
     """One element a unit, or for SHARED units, of a plane with `per_row` of them a row: [BN, BU].
 
-    Neighbouring units belong to neighbouring lanes, as in four_words: without the hint the compiler would
-    give a lane several units here, and then move them between lanes through shared memory.
+    WIDE: a lane loads as many of a row as it can, each element once. Else neighbouring units belong to neighbouring
+    lanes, as in four_words: without the hint the compiler would give a lane several units here, and then move them
+    between lanes through shared memory.
     """
+    BN: tl.constexpr = rows.shape[0]
+    if WIDE and SHARED > 1 and BU % SHARED == 0:
+        each = first // SHARED + tl.arange(0, BU // SHARED)
+        words = tl.load(plane + rows[:, None] * per_row + each[None, :], mask=(each * SHARED < end)[None, :], other=0)
+        return tl.reshape(tl.broadcast_to(words[:, :, None], (BN, BU // SHARED, SHARED)), (BN, BU))
     units = first + tl.arange(0, BU)
-    at = tl.max_contiguous(rows[:, None] * per_row + (units // SHARED)[None, :], [1, 1])
-    return tl.load(plane + at, mask=(units < end)[None, :], other=0)
+    at = rows[:, None] * per_row + (units // SHARED)[None, :]
+    return tl.load(plane + (at if WIDE else tl.max_contiguous(at, [1, 1])), mask=(units < end)[None, :], other=0)
 
 
 @triton.jit
@@ -96,34 +102,34 @@ def split_words(words):
 
 
 @triton.jit
-def read_fours(quants, high, rows, first, end, U, BU: tl.constexpr):
+def read_fours(quants, high, rows, first, end, U, BU: tl.constexpr, WIDE: tl.constexpr):
     return four_words(quants, rows, first, end, U, 0, 2, BU), four_words(quants, rows, first, end, U, 1, 2, BU)
 
 
 @triton.jit
-def read_fours_ones(quants, high, rows, first, end, U, BU: tl.constexpr):
-    a, b = read_fours(quants, high, rows, first, end, U, BU)
-    return a, b, word_at(high, rows, first, end, U, BU)
+def read_fours_ones(quants, high, rows, first, end, U, BU: tl.constexpr, WIDE: tl.constexpr):
+    a, b = read_fours(quants, high, rows, first, end, U, BU, WIDE)
+    return a, b, word_at(high, rows, first, end, U, BU, WIDE)
 
 
 @triton.jit
-def read_fours_twos(quants, high, rows, first, end, U, BU: tl.constexpr):
-    a, b = read_fours(quants, high, rows, first, end, U, BU)
+def read_fours_twos(quants, high, rows, first, end, U, BU: tl.constexpr, WIDE: tl.constexpr):
+    a, b = read_fours(quants, high, rows, first, end, U, BU, WIDE)
     return a, b, four_words(high, rows, first, end, U, 0, 1, BU)
 
 
 @triton.jit
-def read_twos(quants, high, rows, first, end, U, BU: tl.constexpr):
+def read_twos(quants, high, rows, first, end, U, BU: tl.constexpr, WIDE: tl.constexpr):
     return (four_words(quants, rows, first, end, U, 0, 1, BU),)
 
 
 @triton.jit
-def read_twos_ones(quants, high, rows, first, end, U, BU: tl.constexpr):
-    return four_words(quants, rows, first, end, U, 0, 1, BU), word_at(high, rows, first, end, U, BU)
+def read_twos_ones(quants, high, rows, first, end, U, BU: tl.constexpr, WIDE: tl.constexpr):
+    return four_words(quants, rows, first, end, U, 0, 1, BU), word_at(high, rows, first, end, U, BU, WIDE)
 
 
 @triton.jit
-def read_eights(quants, high, rows, first, end, U, BU: tl.constexpr):
+def read_eights(quants, high, rows, first, end, U, BU: tl.constexpr, WIDE: tl.constexpr):
     return (
         four_words(quants, rows, first, end, U, 0, 4, BU),
         four_words(quants, rows, first, end, U, 1, 4, BU),
@@ -189,15 +195,15 @@ def values_levels(words, ISA: tl.constexpr):
 
 
 @triton.jit
-def read_one(scales, supers, rows, first, end, U, BU: tl.constexpr):
+def read_one(scales, supers, rows, first, end, U, BU: tl.constexpr, WIDE: tl.constexpr):
     """The unit's own scales."""
-    return (word_at(scales, rows, first, end, U, BU),)
+    return (word_at(scales, rows, first, end, U, BU, WIDE),)
 
 
 @triton.jit
-def read_both(scales, supers, rows, first, end, U, BU: tl.constexpr):
+def read_both(scales, supers, rows, first, end, U, BU: tl.constexpr, WIDE: tl.constexpr):
     """The unit's own scales and those of its block of 256."""
-    return word_at(scales, rows, first, end, U, BU), word_at(supers, rows, first, end, U // 4, BU, 4)
+    return word_at(scales, rows, first, end, U, BU, WIDE), word_at(supers, rows, first, end, U // 4, BU, WIDE, 4)
 
 
 @triton.jit

@@ -25,13 +25,13 @@ from rocforge.kernels.asm import halves_of
 from rocforge.kernels.decode import DECODE, byte_of
 from rocforge.kernels.early import wait
 from rocforge.kernels.finish import finish, strides
-from rocforge.kernels.halves import Halves
+from rocforge.kernels.halves import MOST_MIX, Halves, Order, mixed
 from rocforge.kernels.launch import launch, scratch
 from rocforge.kernels.layout import UNIT, Matrix
 
 
 class GemmTile(NamedTuple):
-    """BT tokens by BN rows a program, BU units a step; about `programs` of them for each compute unit."""
+    """BT tokens by BN rows a program, BU units a step; `programs` of them run at once on a compute unit."""
 
     BT: int
     BN: int
@@ -56,8 +56,8 @@ class FloatsTile(NamedTuple):
 # units (gfx906, RDNA2), where a tile of the product has to stay in the lanes' registers.
 TILES: dict[str, list[GemmTile]] = {
     "nvidia": [
-        GemmTile(16, 64, 4, 4, 3, 6), GemmTile(32, 64, 4, 4, 3, 6), GemmTile(64, 128, 2, 8, 3, 2),
-        GemmTile(128, 128, 2, 8, 3, 2), GemmTile(256, 128, 2, 8, 3, 1),
+        GemmTile(16, 32, 8, 2, 2, 6), GemmTile(32, 128, 8, 8, 2, 1), GemmTile(64, 128, 4, 8, 3, 1),
+        GemmTile(128, 128, 2, 8, 3, 1), GemmTile(256, 128, 2, 8, 3, 1),
     ],
     "cdna": [
         GemmTile(16, 64, 2, 4, 2, 4), GemmTile(32, 64, 2, 4, 2, 4), GemmTile(64, 64, 2, 4, 2, 2), GemmTile(128, 128, 1, 8, 2, 1),
@@ -88,8 +88,11 @@ FLOATS: dict[str, list[FloatsTile]] = {
 # 128 more in each byte: what was signed then is not.
 FLIP = tl.constexpr(-0x7F7F7F80)
 
-# Programs that share a tile's columns at the most, steps that each of them has at the least.
-MOST_SPLITS, LEAST_STEPS = 8, 4
+# Programs that share a tile's columns at the most, steps that each of them has at the least, and about as many steps
+# as its start and its end take.
+MOST_SPLITS, LEAST_STEPS, START_STEPS = 8, 2, 3
+# Warps of a warpgroup, each with 16 rows of a product; fewer multiply one by one, and want another order of columns.
+WARPGROUP = 4
 # Rows that one program of add_parts has.
 JOIN_ROWS = 1024
 # Products of more tokens take long enough: to begin early costs them 3 % on an H100.
@@ -117,36 +120,43 @@ def sizes() -> tuple[int, ...]:
 @triton.jit
 def weights_of(
     words, d, scales, m, mins, I: tl.constexpr,
-    OFFSET: tl.constexpr, SCALED: tl.constexpr, MINS: tl.constexpr, SIGNED: tl.constexpr, PAIRED: tl.constexpr, ISA: tl.constexpr,
+    OFFSET: tl.constexpr, SCALED: tl.constexpr, MINS: tl.constexpr, SIGNED: tl.constexpr, ISA: tl.constexpr,
 ):  # fmt: skip
-    """One group's weights of each unit, float16 [BN, BU, 16], in the order of `halves`. Scale and min are byte I of theirs.
+    """One group's weights of each unit, float16 [BN, BU, word 4, byte % 2, byte // 2]. Scale and min are byte I of theirs.
 
     Nothing here moves a value to another lane, so the compiler may do all of it where the matrix instructions want their
     operands: between shared memory, where words lie, and them.
     """
-    BN: tl.constexpr = words.shape[0]
-    BU: tl.constexpr = words.shape[1]
     if SIGNED:
         words = words ^ FLIP
     b0, b1, b2, b3 = halves_of(words, ISA)
-    w = tl.join(tl.join(b0, b1), tl.join(b2, b3))  # [BN, BU, word, byte % 2, byte // 2]
-    w = tl.permute(w, (0, 1, 4, 2, 3) if PAIRED else (0, 1, 2, 4, 3))
-    w = tl.reshape(w, (BN, BU, 16)) - (1152 if SIGNED else 1024 + OFFSET)
+    w = tl.join(tl.join(b0, b1), tl.join(b2, b3)) - (1152 if SIGNED else 1024 + OFFSET)
     if SCALED:
         d *= byte_of(scales, I)
         m *= byte_of(mins, I)
-    w *= d.to(tl.float16)[:, :, None]
+    w *= d.to(tl.float16)[:, :, None, None, None]
     if MINS:
-        w += m.to(tl.float16)[:, :, None]
+        w += m.to(tl.float16)[:, :, None, None, None]
     return w
+
+
+@triton.jit
+def columns_of(w0, w1, w2, w3, MIX: tl.constexpr, PAIRED: tl.constexpr):
+    """The four groups' weights as rows of columns, [BN, BU * 64] in the order of `halves`."""
+    BN: tl.constexpr = w0.shape[0]
+    BU: tl.constexpr = w0.shape[1]
+    w = tl.join(tl.join(w0, w1), tl.join(w2, w3))  # [BN, BU, word, byte % 2, byte // 2, group % 2, group // 2]
+    w = tl.permute(w, (0, 1, 6, 5, 2, 4, 3))
+    w = mixed(tl.reshape(w, (BN * BU // MIX, MIX, 2, 2, MIX, 4 // MIX, 2, 2)), MIX, PAIRED)
+    return tl.reshape(w, (BN, BU * 64))
 
 
 @triton.jit(do_not_specialize=["T", "steps"])
 def gemm_blocks(
-    x, largest, quants, high, scales_, supers, bias, residual, out, parts, T, N, U, steps, residual_stride, out_stride,
+    x, largest, quants, high, scales_, supers, bias, residual, out, parts, T, N, U, steps, x_stride, residual_stride, out_stride,
     read_values: tl.constexpr, values: tl.constexpr, read_scales: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr,
     SCALED: tl.constexpr, HALVES: tl.constexpr, MINS: tl.constexpr, SIGNED: tl.constexpr, BT: tl.constexpr,
-    BN: tl.constexpr, BU: tl.constexpr, PAIRED: tl.constexpr, ISA: tl.constexpr, EARLY: tl.constexpr,
+    BN: tl.constexpr, BU: tl.constexpr, MIX: tl.constexpr, PAIRED: tl.constexpr, ISA: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Program (i, j): tile i of BT tokens by BN rows, the j-th `steps` of its steps of BU units.
 
@@ -157,24 +167,25 @@ def gemm_blocks(
     tiles = tl.cdiv(T, BT)
     tokens = tl.program_id(0) % tiles * BT + tl.arange(0, BT)
     rows = tl.program_id(0) // tiles * BN + tl.arange(0, BN)
-    token, row = tl.minimum(tokens, T - 1), tl.minimum(rows, N - 1)
+    row = tl.minimum(rows, N - 1)
     begin = tl.program_id(1) * steps * BU
 
     acc = tl.zeros((BN, BT), tl.float32)
     for first in range(begin, tl.minimum(begin + steps * BU, U), BU):
-        q0, q1, q2, q3 = values(read_values(quants, high, row, first, U, U, BU), ISA)
-        d0, d1, m0, m1, s, n = scales(read_scales(scales_, supers, row, first, U, U, BU))
+        q0, q1, q2, q3 = values(read_values(quants, high, row, first, U, U, BU, True), ISA)
+        d0, d1, m0, m1, s, n = scales(read_scales(scales_, supers, row, first, U, U, BU, True))
         column = first * 64 + tl.arange(0, BU * 64)
-        y = tl.load(x + token[None, :] * (U * 64) + column[:, None], mask=(column < U * 64)[:, None], other=0)
-        w0 = weights_of(q0, d0, s, m0, n, 0, OFFSET, SCALED, MINS, SIGNED, PAIRED, ISA)
-        w1 = weights_of(q1, d0, s, m0, n, 0 if HALVES else 1, OFFSET, SCALED, MINS, SIGNED, PAIRED, ISA)
-        w2 = weights_of(q2, d1, s, m1, n, 1 if HALVES else 2, OFFSET, SCALED, MINS, SIGNED, PAIRED, ISA)
-        w3 = weights_of(q3, d1, s, m1, n, 1 if HALVES else 3, OFFSET, SCALED, MINS, SIGNED, PAIRED, ISA)
-        w = tl.join(tl.join(w0, w1), tl.join(w2, w3))  # [BN, BU, 16, group % 2, group // 2]
-        acc = tl.dot(tl.reshape(tl.permute(w, (0, 1, 4, 3, 2)), (BN, BU * 64)), y, acc)
+        # Not a token again for those beyond the last: the same few bytes would be asked for by all programs at once.
+        there = (column < x_stride)[:, None] & (tokens < T)[None, :]
+        y = tl.load(x + tokens[None, :] * x_stride + column[:, None], mask=there, other=0)
+        w0 = weights_of(q0, d0, s, m0, n, 0, OFFSET, SCALED, MINS, SIGNED, ISA)
+        w1 = weights_of(q1, d0, s, m0, n, 0 if HALVES else 1, OFFSET, SCALED, MINS, SIGNED, ISA)
+        w2 = weights_of(q2, d1, s, m1, n, 1 if HALVES else 2, OFFSET, SCALED, MINS, SIGNED, ISA)
+        w3 = weights_of(q3, d1, s, m1, n, 1 if HALVES else 3, OFFSET, SCALED, MINS, SIGNED, ISA)
+        acc = tl.dot(columns_of(w0, w1, w2, w3, MIX, PAIRED), y, acc)
     acc = tl.trans(acc)
     if parts is None:
-        acc *= tl.load(largest + token)[:, None]
+        acc *= tl.load(largest + tokens, mask=tokens < T, other=0)[:, None]
         finish(acc, bias, residual, out, tokens, rows, T, N, residual_stride, out_stride)
     else:
         to = parts + (tl.program_id(1) * T + tokens[:, None]).to(tl.int64) * N + rows[None, :]
@@ -195,25 +206,40 @@ def add_parts(
     finish(acc, bias, residual, out, tokens, rows, T, N, residual_stride, out_stride)
 
 
+def order(tokens: int) -> Order:
+    """How the columns of a step's activations lie: all products of it share them."""
+    at = _tile(TILES, tokens)
+    is_group = target.current().has_warpgroups and at.num_warps >= WARPGROUP and at.BN >= 16 * WARPGROUP
+    return Order(min(at.BU, MOST_MIX), PAIRED=is_group)
+
+
 def splits_of(at: GemmTile, rows: int, tokens: int, units: int) -> int:
-    """Programs that share the columns of a tile of the result."""
-    programs, steps = triton.cdiv(rows, at.BN) * triton.cdiv(tokens, at.BT), triton.cdiv(units, at.BU)
-    wanted = round(at.programs * target.current().units / programs)
-    each = triton.cdiv(steps, max(1, min(wanted, MOST_SPLITS, steps // LEAST_STEPS)))
-    return triton.cdiv(steps, each)
+    """Programs that share the columns of a tile of the result: as many as take the least time, in steps.
+
+    So many places there are for programs at once, and at each one runs after the other, of its steps, of what it takes to
+    begin and to end, and of what its sums take to be written and read again, about a step for 32 tokens a unit of a step's.
+    The launch that adds them is one more. (START_STEPS and these are an H100's.)
+    """
+    tiles, steps = triton.cdiv(rows, at.BN) * triton.cdiv(tokens, at.BT), triton.cdiv(units, at.BU)
+    places = at.programs * target.current().units
+    most = max(1, min(MOST_SPLITS, steps // LEAST_STEPS))
+    parts = at.BT / (32 * at.BU)
+    took = lambda n: triton.cdiv(tiles * n, places) * (triton.cdiv(steps, n) + START_STEPS + (n > 1) * parts) + (n > 1)
+    return triton.cdiv(steps, triton.cdiv(steps, min(range(1, most + 1), key=took)))
 
 
 def blocks(x: Halves, w: Matrix, bias, residual, out: torch.Tensor) -> None:
     """matmul.linear() for one matrix of a block format; x of halves.of_q8."""
     T, N, U = len(x.values), w.rows, -(-w.columns // UNIT)
     at = tuning.tile(gemm_blocks, _tile(TILES, T), w.format.name, (N, w.columns), T)
+    assert at.BU % order(T).MIX == 0, (at, order(T))
     splits = splits_of(at, N, T, U)
     parts = scratch("parts", (splits, T, N), torch.float32, out) if splits > 1 else None
     ends = (bias, residual, out, None) if parts is None else (None, None, None, parts)
     launch(
         gemm_blocks, (triton.cdiv(N, at.BN) * triton.cdiv(T, at.BT), splits), *x, *w.planes, *ends,
-        T, N, U, triton.cdiv(triton.cdiv(U, at.BU), splits), *strides(residual, out), num_warps=at.num_warps,
-        num_stages=at.num_stages, **DECODE[w.format]._asdict(), BT=at.BT, BN=at.BN, BU=at.BU, PAIRED=halves.is_paired(),
+        T, N, U, triton.cdiv(triton.cdiv(U, at.BU), splits), x.values.stride(0), *strides(residual, out), num_warps=at.num_warps,
+        num_stages=at.num_stages, **DECODE[w.format]._asdict(), BT=at.BT, BN=at.BN, BU=at.BU, **order(T)._asdict(),
         ISA=target.current().isa, early=T <= EARLY_TOKENS,
     )  # fmt: skip
     if parts is not None:
@@ -254,11 +280,11 @@ def gemm_floats(
     tiles = tl.cdiv(T, BT)
     tokens = tl.program_id(0) % tiles * BT + tl.arange(0, BT)
     rows = tl.program_id(0) // tiles * BN + tl.arange(0, BN)
-    token, row = tl.minimum(tokens, T - 1).to(tl.int64), tl.minimum(rows, N - 1).to(tl.int64)
+    token, row = tokens.to(tl.int64), tl.minimum(rows, N - 1).to(tl.int64)
     acc = tl.zeros((BT, BN), tl.float32)
     for first in range(0, K, BK):
         k = first + tl.arange(0, BK)
-        a = tl.load(x + token[:, None] * x_stride + k[None, :], mask=(k < K)[None, :], other=0)
+        a = tl.load(x + token[:, None] * x_stride + k[None, :], mask=(tokens < T)[:, None] & (k < K)[None, :], other=0)
         weights = tl.load(w + row[:, None] * K + k[None, :], mask=(k < K)[None, :], other=0)
         a_upper, a_lower = two_parts(a, PART)
         w_upper, w_lower = two_parts(weights.to(tl.float32), PART)
@@ -279,20 +305,20 @@ def gemm_plain(
     tiles = tl.cdiv(T, BT)
     tokens = tl.program_id(0) % tiles * BT + tl.arange(0, BT)
     rows = tl.program_id(0) // tiles * BN + tl.arange(0, BN)
-    token, row = tl.minimum(tokens, T - 1).to(tl.int64), tl.minimum(rows, N - 1).to(tl.int64)
+    token, row, there = tokens.to(tl.int64), tl.minimum(rows, N - 1).to(tl.int64), (tokens < T)[:, None]
     k = tl.arange(0, BK)
     a_at, b_at = x + token[:, None] * K + k[None, :], w + row[:, None] * K + k[None, :]
     acc = tl.zeros((BT, BN), tl.float32)
     for first in range(0, K, BK):
         if WHOLE:
-            a, b = tl.load(a_at), tl.load(b_at)
+            a, b = tl.load(a_at, mask=there, other=0), tl.load(b_at)
         else:
-            a = tl.load(a_at, mask=(k < K - first)[None, :], other=0)
+            a = tl.load(a_at, mask=there & (k < K - first)[None, :], other=0)
             b = tl.load(b_at, mask=(k < K - first)[None, :], other=0)
         acc = tl.dot(a, tl.trans(b), acc)
         a_at += BK
         b_at += BK
-    acc *= tl.load(largest + token)[:, None]
+    acc *= tl.load(largest + tokens, mask=tokens < T, other=0)[:, None]
     finish(acc, bias, residual, out, tokens, rows, T, N, residual_stride, out_stride)
 
 

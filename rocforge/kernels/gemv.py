@@ -54,7 +54,7 @@ AHEAD_TOKENS = 4
 # Units that a lane works at in a step, by the target's family (or itself), then by the tokens (a power of two) that
 # they are good for at the most: each token has sums of its own in every lane's registers, of which GCN has 256.
 LANE_UNITS: dict[str, dict[int, int]] = {
-    "nvidia": {1: 1, 8: 2},
+    "nvidia": {8: 2},
     "cdna": {8: 2},
     "gfx906": {4: 2, 8: 1},
     "rdna": {8: 2},
@@ -85,6 +85,8 @@ def tile(U: int, BT: int) -> GemvTile:
     at = target.current()
     if at.backend == "interpreter":
         return GemvTile(16, 4, 1, 8)
+    if at.family == "nvidia" and BT == 1:
+        return _one_token(U, at.lanes)
     by_tokens = LANE_UNITS.get(at.arch) or LANE_UNITS[at.family]
     units, BU = by_tokens[min(n for n in by_tokens if n >= BT)], triton.next_power_of_2(U)
     if BT > 1:
@@ -96,6 +98,16 @@ def tile(U: int, BT: int) -> GemvTile:
     warps = min(BU // at.lanes, ROW_WARPS)
     BU = min(BU, LONG_UNITS * at.lanes * warps)
     return GemvTile(1, BU, warps, max(2, HELD[at.family] * at.lanes // BU))
+
+
+def _one_token(U: int, lanes: int) -> GemvTile:
+    """What an H100 does best over all formats and shapes: a step is as much of a row as lanes have use for, of several rows."""
+    sizes = [BU for BU in (256, 128, 64) if -U % BU * 8 <= U + -U % BU]  # at least 7 of 8 lanes are used
+    BU = min(sizes[0] if sizes else lanes, triton.next_power_of_2(U))
+    is_whole, is_long = U <= BU, BU > 2 * lanes
+    BN = 2 if is_long else max(4, 4 * lanes // BU)
+    warps = BN * BU // ((4 if is_whole and not is_long else 2) * lanes)
+    return GemvTile(BN, BU, warps, (16 if is_whole else 32) // warps)
 
 
 # ---- block formats
@@ -222,8 +234,8 @@ def gemv_blocks(
     row = tl.minimum(block * BN + n, N - 1)
     accs, kept = zeros(BT, BN, BU), None
     if AHEAD:
-        words = read_values(quants, high, row, 0, U, U, BU)
-        marks = read_scales(scales_, supers, row, 0, U, U, BU)
+        words = read_values(quants, high, row, 0, U, U, BU, False)
+        marks = read_scales(scales_, supers, row, 0, U, U, BU, False)
         wait(EARLY)
         if CHUNKS == 1 and BT == 1:  # the activations of a whole row stay in registers
             kept = read_activations(x, x_scales, x_sums, 0, lane[None, :], U, K, MINS or OFFSET > 0)
@@ -235,8 +247,8 @@ def gemv_blocks(
                 next_block, next_chunk = tl.where(is_last, block + P, block), tl.where(is_last, 0, chunk + 1)
             row, first = tl.minimum(next_block * BN + n, N - 1), next_chunk * BU
             end = tl.where(next_block < n_blocks, U, 0)
-            next_words = read_values(quants, high, row, first, end, U, BU)
-            next_marks = read_scales(scales_, supers, row, first, end, U, BU)
+            next_words = read_values(quants, high, row, first, end, U, BU, False)
+            next_marks = read_scales(scales_, supers, row, first, end, U, BU, False)
             accs = add_units(
                 accs, words, marks, kept, x, x_scales, x_sums, (chunk * BU + lane)[None, :], T, K, U,
                 values, scales, OFFSET, SCALED, HALVES, MINS, BT, ISA,
@@ -252,8 +264,8 @@ def gemv_blocks(
         wait(EARLY)
         for first in range(0, U, BU):
             units = first + lane
-            words = read_values(quants, high, row, first, U, U, BU)
-            marks = read_scales(scales_, supers, row, first, U, U, BU)
+            words = read_values(quants, high, row, first, U, U, BU, False)
+            marks = read_scales(scales_, supers, row, first, U, U, BU, False)
             accs = add_units(
                 accs, words, marks, kept, x, x_scales, x_sums, units[None, :], T, K, U,
                 values, scales, OFFSET, SCALED, HALVES, MINS, BT, ISA,

@@ -2,9 +2,12 @@
 
     x[t, k] = largest[t] * halves[t, k]
 
-Rows are filled up to whole units with zeros. PAIRED: of each 16 columns, those of word i (columns 4 i .. 4 i + 3) lie at
-2 i, 2 i + 1, 2 i + 8 and 2 i + 9. NVIDIA's matrix instructions want these of one lane (PTX ISA, wgmma: fragments of A), and the
-weights' lanes have words; the sum over columns does not mind their order. AMD's want four next to each other.
+The sum over columns does not mind their order, so columns lie as matrix instructions want the weights' (PTX ISA, fragments of
+A; AMD's matrix instruction calculator): of 16 columns each lane of a row has four, a word's bytes, two and two or all four
+next to each other (PAIRED or not). And the words of one step that a lane has are of as few units as can be (MIX: so many
+units, 1, 2 or 4, lie interleaved), for each of which it needs the scales. `mixed` says it in tensors' dimensions.
+
+Rows are filled up with zeros to whole interleaved units.
 """
 
 from typing import NamedTuple
@@ -14,11 +17,12 @@ import triton
 import triton.language as tl
 
 from rocforge.gguf.formats import Q8
-from rocforge.kernels import target
 from rocforge.kernels.early import wait
 from rocforge.kernels.launch import launch, scratch
 from rocforge.kernels.layout import UNIT
 
+# Units that are interleaved at the most: a matrix instruction's row is on four lanes.
+MOST_MIX = 4
 # Blocks of 32 that a program has, and columns of floats that it has at a time.
 BLOCKS, COLUMNS = 64, 1024
 
@@ -30,18 +34,31 @@ class Halves(NamedTuple):
     largest: torch.Tensor
 
 
-def is_paired() -> bool:
-    return target.current().isa == "ptx"
+class Order(NamedTuple):
+    """How columns lie; the file's head says what it is good for."""
+
+    MIX: int
+    PAIRED: bool
 
 
-def of_q8(x: Q8) -> Halves:
-    """[T, units of 64 columns], PAIRED if the target is."""
+@triton.jit
+def mixed(x, MIX: tl.constexpr, PAIRED: tl.constexpr):
+    """[n, unit % MIX, group // 2, group % 2, word // (4 // MIX), word % (4 // MIX), byte // 2, byte % 2] in the order of
+    columns in memory, dimensions as they come."""
+    if PAIRED:
+        return tl.permute(x, (0, 2, 3, 4, 6, 5, 1, 7))
+    else:
+        return tl.permute(x, (0, 2, 3, 4, 5, 1, 6, 7))
+
+
+def of_q8(x: Q8, order: Order) -> Halves:
+    """[T, interleaved units of 64 columns]."""
     T, K = x.values.shape
-    made = _scratch(T, -(-K // UNIT) * UNIT, x.scales)
+    made = _scratch(T, padded(K, order), x.scales)
     columns = made.values.shape[1]
     launch(
         halves_of_q8, (T, triton.cdiv(columns, 32 * BLOCKS)), x.values, x.scales, *made, K, columns,
-        BS=triton.next_power_of_2(K // 32), BLOCKS=BLOCKS, PAIRED=is_paired(),
+        BS=triton.next_power_of_2(K // 32), BLOCKS=BLOCKS, **order._asdict(),
     )  # fmt: skip
     return made
 
@@ -53,9 +70,14 @@ def of_floats(x: torch.Tensor) -> Halves:
     return made
 
 
+def padded(columns: int, order: Order) -> int:
+    """Columns that a row takes."""
+    return triton.cdiv(columns, order.MIX * UNIT) * order.MIX * UNIT
+
+
 def n_bytes(tokens: int, columns: int) -> int:
-    """Device memory that they take."""
-    return 2 * tokens * -(-columns // UNIT) * UNIT + 4 * tokens
+    """Device memory that they take at the most."""
+    return 2 * tokens * padded(columns, Order(MOST_MIX, False)) + 4 * tokens
 
 
 def _scratch(T: int, columns: int, like: torch.Tensor) -> Halves:
@@ -64,8 +86,9 @@ def _scratch(T: int, columns: int, like: torch.Tensor) -> Halves:
 
 @triton.jit
 def halves_of_q8(
-    x, x_scales, out, largest, K, out_stride, BS: tl.constexpr, BLOCKS: tl.constexpr, PAIRED: tl.constexpr, EARLY: tl.constexpr
-):
+    x, x_scales, out, largest, K, out_stride,
+    BS: tl.constexpr, BLOCKS: tl.constexpr, MIX: tl.constexpr, PAIRED: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
     """Program (t, i): BLOCKS blocks of row t of x, the largest of whose scales each program finds by itself; BS holds all."""
     wait(EARLY)
     t, n = tl.program_id(0), tl.arange(0, BS)
@@ -73,14 +96,12 @@ def halves_of_q8(
     factor = tl.max(tl.load(scales + n, mask=n < K // 32, other=0), 0)
     factor = tl.where(factor > 0, factor, 1.0)
     tl.store(largest + t, factor)
-    # Of a block two groups, of a group four words, of a word two pairs.
     block, column = tl.program_id(1) * BLOCKS + tl.arange(0, BLOCKS), tl.arange(0, 32)[None, :]
     there = block < K // 32
     scale = tl.load(scales + block, mask=there, other=0) * (1 / factor)
     at = t.to(tl.int64) * K + block[:, None] * 32 + column
     y = (tl.load(x + at, mask=there[:, None], other=0).to(tl.float32) * scale[:, None]).to(tl.float16)
-    if PAIRED:
-        y = tl.permute(tl.reshape(y, (2 * BLOCKS, 4, 2, 2)), (0, 2, 1, 3))
+    y = mixed(tl.reshape(y, (BLOCKS // (2 * MIX), MIX, 2, 2, MIX, 4 // MIX, 2, 2)), MIX, PAIRED)
     to = t.to(tl.int64) * out_stride + block[:, None] * 32 + column
     tl.store(out + to, tl.reshape(y, (BLOCKS, 32)), mask=(block < out_stride // 32)[:, None])
 

@@ -35,7 +35,7 @@ def linear(
     assert is_float or all(part.is_contiguous() for part in x)
     is_few = T <= gemv.most_tokens()
     if not is_few and not is_float:
-        x = halves.of_q8(x)
+        x = halves.of_q8(x, gemm.order(T))
     way = gemv if is_few else gemm
     start = 0
     for w in weights:

@@ -49,6 +49,12 @@ class Target:
         return self.backend == "cuda" and int(self.arch[2:]) >= 90
 
 
+    @property
+    def has_warpgroups(self) -> bool:
+        """Whether four warps multiply matrices together (PTX's wgmma, which this architecture alone has)."""
+        return self.arch == "sm90"
+
+
 KIB = 1024
 UNKNOWN_UNITS = 32
 # LLVM's AMDGPU guide: wave64 on GCN and CDNA, wave32 on RDNA; gfx906 multiplies matrices lane by lane.
