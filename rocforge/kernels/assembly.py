@@ -1,5 +1,6 @@
 """What machine code holds, by the text of its assembly: AMD's as Triton gives it, NVIDIA's disassembled. Compiles nothing."""
 
+import functools
 import re
 import subprocess
 import tempfile
@@ -157,6 +158,17 @@ _SASS = _Dialect(
     loaded=_sass_loaded,
     passes=lambda line: ".BYPASS" in line,
 )
+
+
+@functools.cache
+def is_readable(backend: str) -> bool:
+    """Whether a backend's machine code can be had as text here."""
+    if backend != "cuda":
+        return True
+    try:
+        return bool(triton.knobs.nvidia.nvdisasm.path)
+    except RuntimeError:  # Triton finds none
+        return False
 
 
 def disassembled(cubin: bytes) -> str:

@@ -48,7 +48,7 @@ class PrefillTile(NamedTuple):
 
 PREFILL: Tiles[PrefillTile] = {
     "nvidia": {
-        2: {128: PrefillTile(128, 64, 8, 3), 256: PrefillTile(64, 32, 8, 3)},
+        2: {128: PrefillTile(64, 64, 4, 3), 256: PrefillTile(64, 32, 8, 3)},
         1: {128: PrefillTile(128, 64, 8, 3), 256: PrefillTile(64, 32, 8, 3)},
     },
     "cdna": {

@@ -45,7 +45,7 @@ class DecodeTile(NamedTuple):
 # None: attention_lanes does better.
 DECODE: Tiles[DecodeTile | None] = {
     "nvidia": {
-        2: {64: DecodeTile(128, 4, 3), 128: DecodeTile(64, 4, 3), 256: DecodeTile(32, 4, 3)},
+        2: {64: DecodeTile(128, 4, 3), 128: DecodeTile(32, 2, 3), 256: DecodeTile(32, 4, 3)},
         1: {64: DecodeTile(128, 4, 3), 128: DecodeTile(64, 4, 3), 256: DecodeTile(32, 4, 3)},
     },
     "cdna": {

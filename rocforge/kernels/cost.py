@@ -21,7 +21,8 @@ A wave's instruction takes cycles = 4 on CDNA and GCN (64 lanes on a SIMD of 16)
 wave most instructions wait for the one before, its next step for its matrix products and for its loads (which stand at the end
 of a step on NVIDIA, at the beginning on AMD); so however empty the CU, a program takes its `chain`, and those that there is no
 room for begin when others end. A step is the code's largest loop that has no loop within it; the rest of the code runs once.
-Registers in memory (spills), or more shared memory than there is, is infinite.
+More shared memory than there is, is infinite, and so are spilled registers on AMD; NVIDIA's compiler spills a few where that
+lets more programs run at once, which its caches hold.
 
 The model ranks tiles of one kernel; it is no forecast of times. LATENCY_S, DEPENDENT and OVERLAP are assumptions.
 Sources: waves, registers and LDS by LLVM's AMDGPU guide (llvm.org/docs/AMDGPUUsage.html); cards by cards.py; cycles
@@ -107,7 +108,7 @@ def _whole(n: int, tile: int) -> int:
 
 def seconds(key: Key, launch: Launch, row: Row, loop: Loop, target: Target, card: Card) -> float:
     """The formula at the top of the file; infinite for what spills or does not fit."""
-    if row.spills or row.lds_bytes > target.lds_bytes or not row.waves_per_simd:
+    if (row.spills and target.backend == "hip") or row.lds_bytes > target.lds_bytes or not row.waves_per_simd:
         return math.inf
     warps, need = launch.options["num_warps"], work(key, launch)
     programs, clock, bandwidth = math.prod(launch.grid), card.ghz * 1e9, card.gb_per_s * 1e9

@@ -14,7 +14,7 @@ from rocforge.kernels.quantize import store_q8
 
 # Warps of the program that has a row, by the columns that it is at the most: few enough to join their
 # sums quickly, enough to hold the row in registers.
-WARPS = ((1024, 2), (4096, 4), (8192, 8), (1 << 30, 16))
+WARPS = ((1024, 2), (2048, 4), (8192, 8), (1 << 30, 16))
 
 
 class NormTile(NamedTuple):

@@ -11,7 +11,7 @@ import torch
 import triton
 
 from rocforge.errors import DeviceError
-from rocforge.kernels import cost, trials, tuning
+from rocforge.kernels import assembly, cost, trials, tuning
 from rocforge.kernels.candidates import candidates
 from rocforge.kernels.assembly import Loop
 from rocforge.kernels.cards import CARDS, card
@@ -64,9 +64,8 @@ class _Kernels:
         return [book.as_dict(tile) for tile in candidates(key, self._choices[key].default, self._for)]
 
     def predict_us(self, key: Key, tile: Tile) -> float | None:
-        """By the cost model. None where it knows no card; and for NVIDIA, where all candidates are timed as long as it is not
-        shown (bench/cost_model.py) that it never leaves out the best."""
-        return self.model_us(key, tile) if self.card and self._for.backend == "hip" else None
+        """By the cost model. None where it knows no card, or the machine code cannot be read."""
+        return self.model_us(key, tile) if self.card and assembly.is_readable(self._for.backend) else None
 
     def model_us(self, key: Key, tile: Tile) -> float:
         """What the cost model says of the card. Raises Unfit for what spills or does not fit."""
