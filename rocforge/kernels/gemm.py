@@ -88,8 +88,8 @@ FLOATS: dict[str, list[FloatsTile]] = {
 # 128 more in each byte: what was signed then is not.
 FLIP = tl.constexpr(-0x7F7F7F80)
 
-# Programs that share a tile's columns at the most, steps that each of them has at the least, and about as many steps
-# as its start and its end take.
+# Programs that share a tile's columns at the most, steps that each of them has at the least, and as many steps as its
+# start and its end take on an H100.
 MOST_SPLITS, LEAST_STEPS, START_STEPS = 8, 2, 3
 # Warps of a warpgroup, each with 16 rows of a product; fewer multiply one by one, and want another order of columns.
 WARPGROUP = 4
@@ -216,15 +216,15 @@ def order(tokens: int) -> Order:
 def splits_of(at: GemmTile, rows: int, tokens: int, units: int) -> int:
     """Programs that share the columns of a tile of the result: as many as take the least time, in steps.
 
-    So many places there are for programs at once, and at each one runs after the other, of its steps, of what it takes to
-    begin and to end, and of what its sums take to be written and read again, about a step for 32 tokens a unit of a step's.
-    The launch that adds them is one more. (START_STEPS and these are an H100's.)
+    At each place for a program one runs after the other. It takes its steps, START_STEPS, and what its sums take to be
+    written and read again, about a step for 32 tokens a unit of a step's. The launch that adds them is one more. There are
+    no more than twice as many programs as places: what they hold at once is planned for.
     """
     tiles, steps = triton.cdiv(rows, at.BN) * triton.cdiv(tokens, at.BT), triton.cdiv(units, at.BU)
     places = at.programs * target.current().units
-    most = max(1, min(MOST_SPLITS, steps // LEAST_STEPS))
-    parts = at.BT / (32 * at.BU)
-    took = lambda n: triton.cdiv(tiles * n, places) * (triton.cdiv(steps, n) + START_STEPS + (n > 1) * parts) + (n > 1)
+    most = max(1, min(MOST_SPLITS, steps // LEAST_STEPS, 2 * places // tiles))
+    joining = at.BT / (32 * at.BU)
+    took = lambda n: triton.cdiv(tiles * n, places) * (triton.cdiv(steps, n) + START_STEPS + (n > 1) * joining) + (n > 1)
     return triton.cdiv(steps, triton.cdiv(steps, min(range(1, most + 1), key=took)))
 
 
@@ -250,7 +250,7 @@ def blocks(x: Halves, w: Matrix, bias, residual, out: torch.Tensor) -> None:
 def scratch_bytes(tokens: int, matrices: list[tuple[int, int]]) -> int:
     """Device memory that products of up to `tokens` tokens need beside their operands; matrices (rows, columns) of blocks.
 
-    Splits make up for missing programs, so parts are no more than what all programs at once have, and one tile each more.
+    Parts are no more than twice what all programs at once have (splits_of).
     """
     if not matrices:
         return 0
