@@ -212,14 +212,14 @@ def attend(args, tid, team):
     q = scores + 4 * rows_at_most * PAGE
     states = q + 4 * rows_at_most * D
     pieces = G * parts * runs_of(T, tokens_at_most, positions, sequences)
-    t, item, piece = 0, 0, take(counter, pieces, team)
+    t, item, piece = 0, -1, take(counter, pieces, team)
     while t < T:
         tokens = run_of(t, min(t + tokens_at_most, T), positions, sequences)
         start, pages = load_i32(positions + 4 * t), page_table + 4 * P * load_i32(sequences + 4 * t)
         last_page = (start + tokens - 1) // PAGE
         for part in range(G * parts):
             item += 1
-            if item != piece + 1:
+            if item != piece:
                 continue
             piece = take(counter, pieces, team)
             g, head = part // parts, group * (part % parts) // parts

@@ -231,7 +231,7 @@ def test_candidates_are_few_and_no_two_come_to_the_same():
             assert all(n >= 1 for tile in found for n in tile)
     found_for = lambda threads: candidates(Key("tiles", "Q4_K", (512, 2048), 512), tiles.blocking(2048), threads)
     shares = lambda threads: {tile.SHARES for tile in found_for(threads)}
-    assert len(shares(2)) == 1 and len(shares(64)) > 1, "shares matter where threads are many"
+    assert len(shares(2)) > 1 and len(shares(64)) > 1, "shares say how long the pieces are that threads take"
     assert candidates(Key("attend", "f16", (64, 4, 8), 1), attention.DEFAULT, 2) == [attention.DEFAULT]
     ahead = [tile.AHEAD for tile in candidates(Key("rows", "Q4_K", (64, 256), 1), rows.DEFAULT, 2)]
     assert sorted(ahead) == [8, 32], "behind a thread's share there is nothing to fetch"
