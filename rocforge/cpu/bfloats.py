@@ -152,7 +152,7 @@ def tiles(args, tid, team, unpack, layout):
     rows, stride = (ROWS, row_bytes) if N >= ROWS else (1, 0)
     panels, blocks = (N + rows - 1) // rows, (T + TOKENS - 1) // TOKENS
     splits = splits_of(shares, team, panels, blocks)
-    at_once = max(1, piece_of(splits * panels, at_once, shares, team) // 2 * 2)
+    at_once = piece_of(splits * panels, at_once, shares, team, 2)
     raw, strips, config, panel_bytes = _raw(), _strips(), _config(), min(K, DEPTH) // COLUMNS * TILE_BYTES
     pairs = (at_once + 1) // 2
     # Sums that are not done wait for the next columns.

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from rocforge.cpu.attention import tokens_at_once
@@ -30,12 +31,12 @@ def _groups(tile: Any, key: Key, threads: int) -> Any:
     return min(tile.AHEAD, -(-N // (2 * threads)) * -(-K // GROUP))
 
 
-def _panels(tile: Any, key: Key, threads: int) -> Any:
+def _panels(tile: Any, key: Key, threads: int, step: int) -> Any:
     """Panels that a thread takes at once, and what the tokens are split into."""
     N = key.shape[0]
     panels, blocks = -(-N // ROWS) if N >= ROWS else N, -(-key.tokens // TOKENS)
     splits = splits_of.py_func(tile.SHARES, threads, panels, blocks)
-    return piece_of.py_func(panels * splits, tile.PANELS, tile.SHARES, threads), splits
+    return piece_of.py_func(panels * splits, tile.PANELS, tile.SHARES, threads, step), splits
 
 
 def _query_rows(tile: Any, key: Key, threads: int) -> Any:
@@ -46,8 +47,8 @@ def _query_rows(tile: Any, key: Key, threads: int) -> Any:
 # By kernel: what a tile comes to.
 _COMES_TO: dict[str, Callable[[Any, Key, int], Any]] = {
     "rows": _groups,
-    "tiles": _panels,
-    "bfloats": _panels,
+    "tiles": partial(_panels, step=1),
+    "bfloats": partial(_panels, step=2),
     "attend": _query_rows,
 }
 

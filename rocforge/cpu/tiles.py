@@ -71,9 +71,9 @@ def splits_of(shares, team, panels, blocks):
 
 
 @inline
-def piece_of(items, at_once, shares, team):
-    """Panels that a thread takes at a time."""
-    return max(1, min(at_once, items // (shares * team)))
+def piece_of(items, at_once, shares, team, step):
+    """Panels that a thread takes at a time: one, or a multiple of `step`."""
+    return max(1, min(at_once, items // (shares * team)) // step * step)
 
 
 @inline
@@ -313,7 +313,7 @@ def tiles(args, tid, team, unpack, add, layout):
     x_bytes = depth_of(K) * SUMS * RECORD  # a token's
     panels, blocks = (N + rows - 1) // rows, (T + TOKENS - 1) // TOKENS
     splits = splits_of(shares, team, panels, blocks)
-    at_once = piece_of(splits * panels, at_once, shares, team)
+    at_once = piece_of(splits * panels, at_once, shares, team, 1)
     memory = heap(at_once * panel_bytes + 64)
     strips = (memory + 63) // 64 * 64
     pieces = (panels + at_once - 1) // at_once

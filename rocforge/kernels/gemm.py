@@ -242,7 +242,8 @@ def blocks(x: Halves, w: Matrix, bias, residual, out: torch.Tensor) -> None:
     """matmul.linear() for one matrix of a block format; x of halves.of_q8."""
     T, N, U = len(x.values), w.rows, -(-w.columns // UNIT)
     at = tuning.tile(gemm_blocks, _tile(TILES, T), w.format.name, (N, w.columns), T)
-    assert at.BU % order(T).MIX == 0, (at, order(T))
+    laid = order(T)
+    assert at.BU % laid.MIX == 0, (at, laid)
     splits = splits_of(at, N, T, U)
     parts = scratch("parts", (splits, T, N), torch.float32, out) if splits > 1 else None
     ends = (bias, residual, out, None) if parts is None else (None, None, None, parts)
@@ -250,7 +251,7 @@ def blocks(x: Halves, w: Matrix, bias, residual, out: torch.Tensor) -> None:
         gemm_blocks, (triton.cdiv(N, at.BN) * triton.cdiv(T, at.BT), splits), *x, *w.planes, *ends,
         T, N, U, triton.cdiv(triton.cdiv(U, at.BU), splits), x.values.stride(0), *strides(residual, out), num_warps=at.num_warps,
         num_stages=at.num_stages, **DECODE[w.format]._asdict(), BT=at.BT, BN=at.BN, BU=at.BU,
-        WIDE=_is_wide(), **order(T)._asdict(), ISA=target.current().isa, early=T <= EARLY_TOKENS,
+        WIDE=_is_wide(), **laid._asdict(), ISA=target.current().isa, early=T <= EARLY_TOKENS,
     )  # fmt: skip
     if parts is not None:
         grid = (triton.cdiv(N, JOIN_ROWS), T)

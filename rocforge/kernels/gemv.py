@@ -91,8 +91,6 @@ def tile(U: int, BT: int) -> GemvTile:
     units, BU = by_tokens[min(n for n in by_tokens if n >= BT)], triton.next_power_of_2(U)
     if BT > 1:
         BU = max(1, min(at.lanes, BU // 2))
-    elif BU <= at.lanes:
-        units = max(units, 2)  # of short rows two: one is too little work for the way to it
     if BU <= at.lanes * units:
         return GemvTile(at.lanes * units // BU, BU, 1, HELD[at.family] // units)
     warps = min(BU // at.lanes, ROW_WARPS)
@@ -101,7 +99,8 @@ def tile(U: int, BT: int) -> GemvTile:
 
 
 def _one_token(U: int, lanes: int) -> GemvTile:
-    """What an H100 does best over all formats and shapes: a step is as much of a row as lanes have use for, of several rows."""
+    """A step is as much of a row as lanes have use for, of several rows: what an H100 did best with rows of 2,048 to 18,944
+    columns, in the mean of three to seven formats."""
     sizes = [BU for BU in (256, 128, 64) if -U % BU * 8 <= U + -U % BU]  # at least 7 of 8 lanes are used
     BU = min(sizes[0] if sizes else lanes, triton.next_power_of_2(U))
     is_whole, is_long = U <= BU, BU > 2 * lanes

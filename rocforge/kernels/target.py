@@ -48,7 +48,6 @@ class Target:
         """Whether a launch can begin while the one before it ends: see early.py."""
         return self.backend == "cuda" and int(self.arch[2:]) >= 90
 
-
     @property
     def has_warpgroups(self) -> bool:
         """Whether four warps multiply matrices together (PTX's wgmma, which this architecture alone has)."""
