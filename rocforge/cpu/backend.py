@@ -134,6 +134,10 @@ class Backend:
         """The (T, R) to run a step as: here the step's own."""
         return n_tokens, n_rows
 
+    def page_counts(self, most: int) -> tuple[int, ...]:
+        """The pages that steps see of a sequence, ascending up to `most`: here always as many."""
+        return (most,)
+
     @contextlib.contextmanager
     def record(self) -> Iterator[threads.Program]:
         """Within it, launches are recorded into the program it gives, blocked as the caller's book says, or this user's."""
@@ -144,7 +148,8 @@ class Backend:
         """Now, rather than with their first launch; report(done, total)."""
         compiling.compile_all(kernels, self.team.n, report)
 
-    def run(self, program: threads.Program) -> None:
+    def run(self, program: threads.Program, n_bytes: int | None = None) -> None:
+        """The inputs are where the step reads them: n_bytes, of a device that copies them, does not matter here."""
         self.team.run(program)
 
     def profile(self, launches: Sequence[Callable[[], None]]) -> Callable[[], np.ndarray]:

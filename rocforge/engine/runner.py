@@ -1,6 +1,7 @@
 """From a Batch to its logits: binds the plan to memory, records it as a program, replays it.
 
-Knows no requests and no text. There is one program for each (T, R), recorded when first needed.
+Knows no requests and no text. There is one program for each (T, R, P) of ir.py, recorded when first needed: P is the pages
+that the longest sequence of a batch may have, so that a short one pays nothing for a long context.
 """
 
 from collections import OrderedDict
@@ -14,7 +15,7 @@ from rocforge.engine.scheduler import Batch
 from rocforge.gguf.formats import float_values
 from rocforge.gguf.reader import GGUFFile
 from rocforge.plan.allocate import Memory
-from rocforge.plan.ir import PADDING, Columns, Frequencies, Op, Plan, Value, Weight
+from rocforge.plan.ir import PADDING, PAGE, Columns, Frequencies, Op, Plan, Value, Weight
 
 # Programs kept: decode at a few batch sizes and the prefill chunks of recent prompts.
 _PROGRAMS = 64
@@ -40,15 +41,18 @@ class Runner:
         for state in plan.states:
             self._states[state] = backend.view(self._cache, offset, self._shape(state, memory.sizes), state.dtype)
             offset += state.n_bytes(memory.sizes)
-        self._programs: OrderedDict[tuple[int, int], Any] = OrderedDict()
+        self._programs: OrderedDict[tuple[int, int, int], Any] = OrderedDict()
+        self._pages = memory.sizes["P"]  # of the last run
         # Views that every step needs again: the plan's inputs, and the logits by (T, R).
         self._inputs: dict[str, np.ndarray] = {}
         self._logits: dict[tuple[int, int], Any] = {}
 
     def prepare(self, progress: Progress | None = None) -> None:
         """Record the programs of decode, of a full chunk and of what lies between, and compile what they launch."""
-        most = self.memory.sizes["T"]
-        sizes = dict.fromkeys([(1, 1), *((n, 1) for n in self.backend.prompts if n < most), (most, self.memory.sizes["R"])])
+        most, rows, pages = (self.memory.sizes[name] for name in "TRP")
+        decode = [(1, 1, n) for n in self.backend.page_counts(pages)]
+        prompts = [(n, 1, pages) for n in self.backend.prompts if n < most]
+        sizes = dict.fromkeys([*decode, *prompts, (most, rows, pages)])
         programs = [*(self.program(*size) for size in sizes), self._sampling()]
         kernels = list(dict.fromkeys(k for program in programs for k in program.kernels))
         self.backend.compile(kernels, lambda done, total: progress and progress("compile", done, total))
@@ -62,24 +66,26 @@ class Runner:
     def run(self, batch: Batch) -> Any:
         """The logits of the batch's rows, float32 [R, V], in the backend's memory: a view that holds until
         the next run."""
-        n_tokens, n_rows = len(batch.tokens), len(batch.rows)
-        max_tokens, max_rows = self.memory.sizes["T"], self.memory.sizes["R"]
-        assert 1 <= n_tokens <= max_tokens and n_rows <= max_rows, (n_tokens, n_rows)
-        T, R = self.backend.padded(n_tokens, n_rows, min(max_tokens, max_rows))
+        n_tokens, n_rows, sizes = len(batch.tokens), len(batch.rows), self.memory.sizes
+        assert 1 <= n_tokens <= sizes["T"] and n_rows <= sizes["R"], (n_tokens, n_rows)
+        T, R = self.backend.padded(n_tokens, n_rows, min(sizes["T"], sizes["R"]))
+        n_pages = int(batch.positions.max()) // PAGE + 1
+        self._pages = P = next(n for n in self.backend.page_counts(sizes["P"]) if n >= n_pages)
         host = self._host_inputs()
         for name in ("tokens", "positions", "sequences", "rows"):
             given = getattr(batch, name)
             host[name][: len(given)] = given
         host["positions"][n_tokens:T] = PADDING
-        host["page_table"][: len(batch.page_table)] = batch.page_table
-        self.backend.run(self.program(T, R))
+        entries = len(batch.page_table) * P
+        host["page_table"][:entries].reshape(-1, P)[:] = batch.page_table[:, :P]
+        self.backend.run(self.program(T, R, P), self.memory.offsets["page_table"] + 4 * entries)
         if (T, R) not in self._logits:
             self._logits[T, R] = self._view(self.plan.output, self._sizes(T, R))
         return self._logits[T, R][:n_rows]
 
     def profile(self, n_tokens: int) -> Callable[[], np.ndarray]:
         """-> run(): seconds, float64, of each op of a step of n_tokens with one row of logits, over the inputs of the last run."""
-        sizes = self._sizes(n_tokens, 1)
+        sizes = self._sizes(n_tokens, 1, self._pages)
         return self.backend.profile([partial(self._launch, op, sizes) for op in self.plan.ops])
 
     def synchronize(self) -> None:
@@ -96,18 +102,20 @@ class Runner:
     # ---- inputs
 
     def _host_inputs(self) -> dict[str, np.ndarray]:
-        """The plan's inputs at their largest, where the host writes them: always the same memory, asked for each time."""
+        """The plan's inputs at their largest, flat, where the host writes them: always the same memory, asked for each time.
+
+        The page table is the last of them: of what it has room for, a step has the beginning.
+        """
         buffer, sizes = self.backend.inputs(self._arena, self.memory.inputs_bytes), self.memory.sizes
         for value in () if self._inputs else self.plan.inputs:
             start = self.memory.offsets[value.name]
-            flat = buffer[start : start + value.n_bytes(sizes)].view(np.int32)
-            self._inputs[value.name] = flat.reshape(self._shape(value, sizes))
+            self._inputs[value.name] = buffer[start : start + value.n_bytes(sizes)].view(np.int32)
         return self._inputs
 
     # ---- binding
 
-    def _sizes(self, n_tokens: int, n_rows: int) -> dict[str, int]:
-        return {**self.memory.sizes, "T": n_tokens, "R": n_rows}
+    def _sizes(self, n_tokens: int, n_rows: int, n_pages: int | None = None) -> dict[str, int]:
+        return {**self.memory.sizes, "T": n_tokens, "R": n_rows, "P": n_pages or self.memory.sizes["P"]}
 
     def _view(self, value: Value, sizes) -> Any:
         return self.backend.view(self._arena, self.memory.offsets[value.name], self._shape(value, sizes), value.dtype)
@@ -116,13 +124,14 @@ class Runner:
     def _shape(value: Value, sizes) -> tuple[int, ...]:
         return tuple(sizes[a] if isinstance(a, str) else a for a in value.shape)
 
-    def program(self, n_tokens: int, n_rows: int) -> Any:
-        """The step of so many tokens and rows of logits, recorded and not run."""
-        key = (n_tokens, n_rows)
+    def program(self, n_tokens: int, n_rows: int, n_pages: int | None = None) -> Any:
+        """The step of so many tokens, rows of logits and pages of a sequence (None: as many as there are), recorded and
+        not run."""
+        sizes = self._sizes(n_tokens, n_rows, n_pages)
+        key = (n_tokens, n_rows, sizes["P"])
         if key in self._programs:
             self._programs.move_to_end(key)
             return self._programs[key]
-        sizes = self._sizes(n_tokens, n_rows)
         with self.backend.record() as program:
             for op in self.plan.ops:
                 # A step that only fills the cache has no row to make logits of.

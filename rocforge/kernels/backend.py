@@ -39,6 +39,8 @@ _DTYPES = {"f32": torch.float32, "f16": torch.float16, "i32": torch.int32}
 
 # Sizes that a step of decoding is filled up to: one recorded graph serves all batches between two of them.
 BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+# Pages of a sequence, likewise: from the first on by this factor.
+FIRST_PAGES, MORE_PAGES = 16, 4
 
 
 def weights_bytes(weights: Iterable[Any]) -> int:
@@ -169,6 +171,13 @@ class Backend:
         size = next((b for b in BUCKETS if b >= n_tokens), n_tokens)
         return (size, size) if size <= max_tokens else (n_tokens, n_rows)
 
+    def page_counts(self, most: int) -> tuple[int, ...]:
+        """The pages that steps see of a sequence, ascending up to `most`: attention splits the keys of a long one more."""
+        counts = [FIRST_PAGES]
+        while counts[-1] < most:
+            counts.append(MORE_PAGES * counts[-1])
+        return (*counts[:-1], most)
+
     @contextlib.contextmanager
     def record(self) -> Iterator[launch.Program]:
         """Within it, launches are recorded into the program it gives, with the tiles that the tuning databases know."""
@@ -185,10 +194,11 @@ class Backend:
         """Now, rather than with their first launch; report(done, total)."""
         launch.compile_all(kernels, report)
 
-    def run(self, program: launch.Program) -> None:
+    def run(self, program: launch.Program, n_bytes: int | None = None) -> None:
+        """With the first n_bytes of the inputs; None: with all."""
         with self._chosen():
             if self._mirror is not None:
-                self._arena.copy_(self._mirror, non_blocking=True)
+                self._arena[:n_bytes].copy_(self._mirror[:n_bytes], non_blocking=True)
                 if self._copied is not None:
                     self._copied.record()
             program.run()

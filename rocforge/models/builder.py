@@ -148,5 +148,6 @@ class Builder:
                 f"{self.path}: architecture {self.config.architecture} has no place for the tensors {shown}; "
                 "the file is of another architecture or of a variant that is not supported"
             )
-        inputs = (self.tokens, *self._cache.values(), self.rows)
+        positions, sequences, page_table = self._cache.values()
+        inputs = (self.tokens, positions, sequences, self.rows, page_table)
         return Plan(tuple(self._ops), inputs, tuple(self._states), logits).check()
