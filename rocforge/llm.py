@@ -4,7 +4,6 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -203,7 +202,7 @@ class LLM:
     `chunk_tokens`. `kv_format` is f16, f32 or q8_0. `huge_pages` has a CPU read the weights from a copy in huge pages,
     not where the file is mapped. `threads` and `huge_pages` None take what `rocforge tune` found best for
     the model, else a thread a core and the mapping. `progress(stage, done, total)` is called while the file
-    is loaded (bytes) and kernels are compiled (kernels), with a GPU from two threads.
+    is loaded (bytes) and kernels are compiled (kernels).
 
     Raises ModelError for a file that cannot be run, DeviceError for a device or huge pages that are not there,
     CapacityError where memory does not suffice, RequestError for a parameter out of its range.
@@ -239,16 +238,11 @@ class LLM:
         self._to_host, self.memory = backend.to_host, memory
         self._runner = Runner(self.plan, memory, self._file, backend, launchers)
         try:
+            self._runner.prepare(progress)
             if self.device.kind == "cpu":
-                self._runner.prepare(progress)
                 # What the process holds before the model's own memory is taken, kernels included.
                 self.memory = replace(memory, runtime_bytes=resident_bytes())
-                self._runner.load(progress)
-            else:  # one waits for Python, the other for memory
-                with ThreadPoolExecutor(1) as aside:
-                    loading = aside.submit(self._runner.load, progress)
-                    self._runner.prepare(progress)
-                    loading.result()
+            self._runner.load(progress)
         except BaseException:
             self._runner.close()
             raise

@@ -19,7 +19,7 @@ from rocforge.kernels.norm import rms_norm
 from rocforge.kernels.quantize import quantize
 from rocforge.kernels.rope import rope_store, rope_table
 from rocforge.kernels.sample import penalize, sample
-from rocforge.kernels.upload import Uploader
+from rocforge.kernels.upload import Source, upload
 from rocforge.probe import book
 
 # By op kind of plan/ir.py; the keywords of each are its contract's names.
@@ -68,8 +68,8 @@ class Backend:
 
     def __init__(self, device: "str | int"):
         self._device = torch.device(device)
-        self._uploader, self._pool = Uploader(self._device), launch.Pool()
-        self._pending: list[tuple[layout.Matrix, int, np.ndarray, Format]] = []
+        self._pool = launch.Pool()
+        self._pending: list[Source] = []
         self._mirror: torch.Tensor | None = None
         self._copied = torch.cuda.Event() if self._device.type == "cuda" else None
 
@@ -111,12 +111,11 @@ class Backend:
             report(done, total)
 
         with self._chosen(), _no_room():
-            for matrix, first, data, format in self._pending:
-                self._uploader.fill(matrix, first, data, format, add)
+            upload(self._pending, self._device, add)
         self._pending.clear()
         self.synchronize()
         if self._device.type == "cuda":
-            torch.cuda.empty_cache()  # what repacking took
+            torch.cuda.empty_cache()  # what pieces took on their way
 
     def constant(self, array: np.ndarray) -> torch.Tensor:
         """A small array made at load (norm weights, biases, frequencies), in this device's memory."""

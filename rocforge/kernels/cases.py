@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8_SUM_BLOCK, SUPPORTED, Format, Q8Cache
-from rocforge.kernels import gemv, launch, layout
+from rocforge.kernels import gemv, launch, layout, repack
 from rocforge.kernels.activation import swiglu
 from rocforge.kernels.attention import attention
 from rocforge.kernels.embed import embed
@@ -91,6 +91,8 @@ def _calls(every: bool) -> Iterator[tuple[str, str, Callable[[], None]]]:
     T, K = PREFILL_TOKENS, 4096
     for format in SUPPORTED:
         yield "embed", format.name, lambda f=format: embed(_ints(T), layout.empty(f, 64, K, "meta"), _meta(T, K))
+        blocks = _meta(64, format.row_bytes(K), dtype=torch.uint8)
+        yield "repack", "", lambda f=format, b=blocks: repack.fill(layout.empty(f, 64, K, "meta"), b)
         yield from _linear(format, every)
     for n in (896, 2048, 4096, 8192, 16384) if every else (4096, 16384):
         yield "rms_norm", "", lambda n=n: rms_norm(_meta(1, n), _meta(n), _q8(1, n), eps=1e-5)

@@ -1,44 +1,70 @@
-"""Weights from the mapped file to the device: through two pinned buffers, repacked where they arrive. Decides no layout."""
+"""Weights from the mapped file to the device: through pinned buffers, repacked where they arrive (repack.py). Decides no layout.
 
-from collections.abc import Callable
+All of torch's threads copy a piece into pinned memory, since one reads slower than a bus carries. Pieces take turns on two
+streams, so that one is copied to the device while another is repacked.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
 
 from rocforge.gguf.formats import Format
-from rocforge.kernels import layout
+from rocforge.kernels import layout, repack
 
-# Bytes of a file's blocks in flight at once. What repacking takes beside them is about ten times as much.
-PIECE_BYTES = 8 << 20
+# Bytes of a file's blocks in a piece, pieces on their way at once, and streams. Pinned memory is slow to get: 0.8 ms for a MB.
+PIECE_BYTES, PIECES, STREAMS = 16 << 20, 4, 2
+
+# Rows of blocks, uint8 [n, row bytes], and where they go: the matrix's rows from `first` on.
+Source = tuple[layout.Matrix, int, np.ndarray, Format]
 
 
-class Uploader:
-    """Fills matrices piece by piece: while one piece is copied and repacked, the next is read from the file."""
+class _Buffer:
+    """Pinned memory for one piece on its way, and then for the next."""
 
-    def __init__(self, device: torch.device):
-        pinned = device.type == "cuda"
-        self._staging = [torch.empty(PIECE_BYTES, dtype=torch.uint8, pin_memory=pinned) for _ in range(2)]
-        self._arrived = [torch.cuda.Event() if pinned else None for _ in range(2)]
-        self._device, self._turn = device, 0
+    def __init__(self, stream: torch.cuda.Stream):
+        self._stream, self._copied = stream, torch.cuda.Event()
+        self._memory = torch.empty(0, dtype=torch.uint8)
 
-    def fill(
-        self, matrix: layout.Matrix, first: int, data: np.ndarray, format: Format, done: Callable[[int], None]
-    ) -> None:
-        """The rows `data`, uint8 [n, row bytes], to those of the matrix from `first` on; done(bytes) after each piece."""
-        row_bytes = data.shape[1]
-        if row_bytes > PIECE_BYTES:  # one row is a piece of its own, at its own cost
-            self._staging = [torch.empty(row_bytes, dtype=torch.uint8, pin_memory=s.is_pinned()) for s in self._staging]
-        rows = max(1, len(self._staging[0]) // row_bytes)
+    def send(self, matrix: layout.Matrix, first: int, data: np.ndarray) -> None:
+        """Rows of the file to the matrix's rows from `first` on. Waits for the piece before, not for this one."""
+        self._copied.synchronize()
+        if data.nbytes > len(self._memory):  # a row may be longer than a piece
+            self._memory = torch.empty(max(data.nbytes, PIECE_BYTES), dtype=torch.uint8, pin_memory=True)
+        held = self._memory[: data.nbytes].view(data.shape)
+        held.copy_(_tensor(data))
+        with torch.cuda.stream(self._stream):
+            raw = held.to(self._stream.device, non_blocking=True)
+            self._copied.record()
+            repack.fill(matrix, raw, first)
+
+
+def upload(sources: Iterable[Source], device: torch.device, done: Callable[[int], None]) -> None:
+    """Fill the matrices, which are on `device`; done(bytes of the file) after each piece. The last ones may be on their way
+    still when it returns."""
+    if device.type != "cuda":
+        for matrix, first, data in _pieces(sources):
+            layout.fill(matrix, _tensor(data), first)
+            done(data.nbytes)
+        return
+    torch.cuda.synchronize(device)  # whatever had the matrices' memory before
+    streams = [torch.cuda.Stream(device) for _ in range(STREAMS)]
+    buffers = [_Buffer(streams[i % STREAMS]) for i in range(PIECES)]
+    for i, (matrix, first, data) in enumerate(_pieces(sources)):
+        buffers[i % len(buffers)].send(matrix, first, data)
+        done(data.nbytes)
+
+
+def _pieces(sources: Iterable[Source]) -> Iterator[tuple[layout.Matrix, int, np.ndarray]]:
+    for matrix, first, data, _ in sources:
+        rows = max(1, PIECE_BYTES // data.shape[1])
         for start in range(0, len(data), rows):
-            part = data[start : start + rows]
-            staging, arrived = self._staging[self._turn], self._arrived[self._turn]
-            if arrived is not None:
-                arrived.synchronize()
-            held = staging[: part.nbytes]
-            np.copyto(held.numpy().reshape(part.shape), part)
-            raw = held.to(self._device, non_blocking=True).view(part.shape)
-            if arrived is not None:
-                arrived.record()
-            layout.fill(matrix, raw, first + start)
-            self._turn ^= 1
-            done(part.nbytes)
+            yield matrix, first + start, data[start : start + rows]
+
+
+def _tensor(data: np.ndarray) -> torch.Tensor:
+    """The mapped file's bytes themselves, which nothing here writes to."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(data)
