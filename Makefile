@@ -11,8 +11,10 @@ PIP = $(BIN)/python -m pip -qq --disable-pip-version-check
 demo: $(VENV)/.installed
 	$(BIN)/rocforge generate < /dev/null
 
+# A process a core, and in the end what measures time, by itself. A file's tests share what they compile.
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not alone and not gpu and not full_matrix'
+	$(BIN)/python -m pytest -m 'alone and not gpu and not full_matrix'
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -1,9 +1,11 @@
 """The cost model (rocforge/kernels/cost.py) beside this GPU: the tile that it picks, and how it ranks all that `tune` tries.
 
-    python bench/cost_model.py -m model.gguf [--tokens 1,16,64,512] [--budget 8]
+    python bench/cost_model.py -m model.gguf [--tokens 1,16,64,512] [--budget 8] [--json]
+    python bench/cost_model.py --measured results.json
 
 For each key of the model's steps every candidate is checked and timed as `rocforge tune` does, and predicted from its
-machine code. Nothing is kept. The end of the budget, or Ctrl-C, loses the key in hand only.
+machine code. Nothing is kept. The end of the budget, or Ctrl-C, loses the key in hand only. The second command needs no GPU: it
+takes the times from what the first has printed, and predicts anew, by today's model and this Triton's machine code.
 """
 
 import json
@@ -12,6 +14,7 @@ import math
 import statistics
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -22,8 +25,8 @@ from rocforge.commands.tables import render, sizes
 from rocforge.commands.tune import JOBS
 from rocforge.engine.selftest import verdict
 from rocforge.engine.tune import PRUNE, OutOfTime, Subject, medians_us
-from rocforge.probe import choose
-from rocforge.probe.tuned import Tile, Unfit, words
+from rocforge.probe import book, choose
+from rocforge.probe.tuned import Key, Tile, Unfit, words
 
 # A pick is good that is no slower than the best by more than this.
 WITHIN = 1.15
@@ -77,9 +80,8 @@ def spearman(a: list[float], b: list[float]) -> float | None:
     return statistics.correlation(ranks(a), ranks(b))
 
 
-def compare(range_, subject: Subject, is_over) -> Result:
-    """Raises Unfit where the default cannot be launched, OutOfTime."""
-    key, tiles = subject.key, range_.candidates(subject.key)
+def predictions(range_, key: Key, tiles: list[Tile], is_over) -> list[float]:
+    """Microseconds. Raises Unfit where the model has an opinion of none, OutOfTime."""
     predicted = []
     for tile in tiles:
         if is_over():
@@ -91,8 +93,44 @@ def compare(range_, subject: Subject, is_over) -> Result:
             predicted.append(math.inf)
     if math.isinf(min(predicted)):
         raise Unfit("the model has no opinion of any candidate")
+    return predicted
+
+
+def compare(range_, subject: Subject, is_over) -> Result:
+    """Raises Unfit where the default cannot be launched, OutOfTime."""
+    key, tiles = subject.key, range_.candidates(subject.key)
+    predicted = predictions(range_, key, tiles, is_over)
     medians = medians_us(range_, key, tiles, range(len(tiles)), lambda *_: None, is_over)
     return Result(subject, [tiles[i] for i in medians], list(medians.values()), [predicted[i] for i in medians])
+
+
+def _key(row: dict[str, Any]) -> Key:
+    return Key(row["kernel"], row["format"], tuple(row["shape"]), row["tokens"])
+
+
+class Measured:
+    """What this script has printed as JSON: its keys, their times, and a model of the card to predict them anew."""
+
+    def __init__(self, path: str):
+        from rocforge.kernels import trials
+        from rocforge.kernels.launch import record
+        from rocforge.kernels.ranges import PredictedRange
+        from rocforge.kernels.target import nvidia, use
+
+        found = json.loads(Path(path).read_text())
+        self.machine, at = found["machine"], nvidia(found["machine"]["isa"].split()[0])
+        self._rows = {_key(r): r for r in found["results"]}
+        self.subjects = [Subject(key, r["op"], r["launches"]) for key, r in self._rows.items()]
+        with use(at), book.watch() as choices, record():
+            for key in self._rows:
+                trials.make(key, "meta").call(0)
+        self.range = PredictedRange(at, choices, self.machine["device"])
+
+    def compare(self, subject: Subject, is_over) -> Result:
+        rows = self._rows[subject.key]["candidates"]
+        tiles = [row["tile"] for row in rows]
+        predicted = predictions(self.range, subject.key, tiles, is_over)
+        return Result(subject, tiles, [row["measured_us"] for row in rows], predicted)
 
 
 def summary(results: list[Result]) -> dict[str, Any]:
@@ -159,14 +197,20 @@ def said(found: dict[str, Any], card: str) -> str:
 @click.option("-m", "--model", metavar="FILE", help="A GGUF file; if left out, every kernel and format at 4096 by 4096.")
 @click.option("--tokens", type=Numbers(1), default="1,16,64,512", help="Tokens of the steps whose keys are compared.")
 @click.option("--budget", type=click.FloatRange(min=0, min_open=True), default=8.0, metavar="MINUTES", help="Stop after as long.")
+@click.option("--measured", metavar="FILE", help="Take the times from a JSON file of this script's, and no GPU.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def main(model, tokens, budget, as_json):
+def main(model, tokens, budget, measured, as_json):
     """Compare the cost model's choice of tiles with this GPU's times."""
     start_s = time.monotonic()
     at_s = lambda: time.monotonic() - start_s
     is_over = lambda: at_s() >= 60 * budget
-    device = choose("gpu", verdict=verdict)
-    job = JOBS["gpu"](model=model, tokens=tokens, kv_format="f16", target=None)
+    if measured:
+        job = Measured(measured)
+        compared, machine = job.compare, job.machine
+    else:
+        device = choose("gpu", verdict=verdict)
+        job = JOBS["gpu"](model=model, tokens=tokens, kv_format="f16", target=None)
+        compared, machine = lambda *of: compare(job.range, *of), describe(device)
     if job.range.card is None:
         raise click.ClickException(f"the cost model knows no card of {job.range.target} (rocforge/kernels/cards.py)")
     results, total = [], len(job.subjects)
@@ -174,7 +218,7 @@ def main(model, tokens, budget, as_json):
         for i, subject in enumerate(job.subjects):
             tell = lambda words: click.echo(f"{at_s():.0f} s, {i + 1}/{total} {subject.key}: {words}", err=True)
             try:
-                result = compare(job.range, subject, is_over)
+                result = compared(subject, is_over)
             except Unfit as error:
                 tell(f"left out: {error}")
                 continue
@@ -188,7 +232,7 @@ def main(model, tokens, budget, as_json):
         click.echo(f"{why}: {len(results)} of {total} keys are compared", err=True)
     found = summary(results)
     if as_json:
-        machine = {**describe(device), "card": job.range.card.name}
+        machine = {**machine, "card": job.range.card.name}
         print(json.dumps({"machine": machine, "summary": found, "results": [as_row(r) for r in results]}, indent=1))
     else:
         print(render(COLUMNS, map(cells, results), right=RIGHT))

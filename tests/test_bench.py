@@ -13,6 +13,8 @@ from rocforge.commands import results as bench_results
 from rocforge.llm import BUILTIN
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.alone
+
 QUICK = ("-p", "16", "-n", "4", "-r", "2", "--device", "cpu")
 
 

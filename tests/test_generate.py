@@ -9,6 +9,8 @@ import pytest
 
 from tests.test_package import ROCFORGE
 
+pytestmark = pytest.mark.alone
+
 ENDLESS = ("generate", "a", "--ignore-eos", "-c", "4096")
 
 

@@ -9,6 +9,8 @@ import pytest
 from rocforge.probe import cpu
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.alone
+
 # Runs one life of a model and says what it took. A chunk of the prompt is full, and so is a second, in part.
 LIFE = """
 import dataclasses, json, sys, time

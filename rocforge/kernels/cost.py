@@ -12,17 +12,17 @@ step and n0 once:
     matrix  = FLOPs of whole tiles / matrix peak, where there are matrix instructions
     most    = ceil(P / CUs): the programs of the CU that has the most to do
     fill    = most / (P / CUs): its work over the mean
-    step    = n1 * DEPENDENT / clock + a program's FLOPs of a step / the peak of the SIMDs that its waves are on
+    step    = n1 * DEPENDENT * (SPILLING if registers are spilled) / clock + a program's FLOPs of a step / the peak of the SIMDs that its waves are on
     loaded  = max(step, (LATENCY_S + step * loads at / n1) / ahead), or step + LATENCY_S where nothing is loaded ahead
     chain   = ceil(most / R) * (LATENCY_S + n0 * DEPENDENT / clock + loaded * steps)
-    seconds = largest of (memory, cache * fill, issue * fill, matrix * fill, chain) + OVERLAP * (the sum of the others)
+    begin   = most * BEGIN_S
+    seconds = largest of (memory, cache * fill, issue * fill, matrix * fill, chain, begin) + OVERLAP * (the sum of the others)
 
 A wave's instruction takes cycles = 4 on CDNA and GCN (64 lanes on a SIMD of 16), 1 on RDNA and NVIDIA (32 on 32). In a
 wave most instructions wait for the one before, its next step for its matrix products and for its loads (which stand at the end
 of a step on NVIDIA, at the beginning on AMD); so however empty the CU, a program takes its `chain`, and those that there is no
 room for begin when others end. A step is the code's largest loop that has no loop within it; the rest of the code runs once.
-More shared memory than there is, is infinite, and so are spilled registers on AMD; NVIDIA's compiler spills a few where that
-lets more programs run at once, which its caches hold.
+More shared memory than there is, is infinite, and so are spilled registers on AMD.
 
 The model ranks tiles of one kernel; it is no forecast of times. LATENCY_S, DEPENDENT and OVERLAP are assumptions.
 Sources: waves, registers and LDS by LLVM's AMDGPU guide (llvm.org/docs/AMDGPUUsage.html); cards by cards.py; cycles
@@ -49,6 +49,10 @@ DEPENDENT = 5
 # A clock: from the vector cache to its CU; and from the L2 to each CU when all ask (what an H100 gives gemm_blocks, whose
 # loads to shared memory pass the CU's own cache). AMD's code has none that do.
 CACHE_BYTES, PASSING_BYTES = 64, 25
+# By Triton's backend: from one program's beginning on a CU to the next's (what launches of many short programs add on an
+# H100 and an H200); and how much longer a loop takes whose registers did not suffice (products of 64 tokens there: the compiler
+# then has matrix instructions wait for each other). Of AMD's cards the first is not known, and the second is never launched.
+BEGIN_S, SPILLING = {"cuda": 93e-9, "hip": 0.0}, {"cuda": 1.5, "hip": math.inf}
 # A further launch, that joins what the programs of one have: an H100's for a norm of one row, within a graph.
 JOIN_S = 2e-6
 # Keys that attention is taken to see, here and where it is timed: a long conversation's.
@@ -108,7 +112,8 @@ def _whole(n: int, tile: int) -> int:
 
 def seconds(key: Key, launch: Launch, row: Row, loop: Loop, target: Target, card: Card) -> float:
     """The formula at the top of the file; infinite for what spills or does not fit."""
-    if (row.spills and target.backend == "hip") or row.lds_bytes > target.lds_bytes or not row.waves_per_simd:
+    spilling = SPILLING[target.backend] if row.spills else 1.0
+    if math.isinf(spilling) or row.lds_bytes > target.lds_bytes or not row.waves_per_simd:
         return math.inf
     warps, need = launch.options["num_warps"], work(key, launch)
     programs, clock, bandwidth = math.prod(launch.grid), card.ghz * 1e9, card.gb_per_s * 1e9
@@ -126,7 +131,7 @@ def seconds(key: Key, launch: Launch, row: Row, loop: Loop, target: Target, card
     cycles = 4 if target.lanes == 64 else 1
     flops = need.flops / programs if row.matrix else 0  # of a program
     peak = card.matrix_tflops * 1e12 / card.compute_units  # of a CU
-    step = loop.instructions * DEPENDENT / clock + flops / need.steps / (peak * min(1, warps / card.simds))
+    step = spilling * loop.instructions * DEPENDENT / clock + flops / need.steps / (peak * min(1, warps / card.simds))
     if loop.loaded_bytes:
         step = max(step, (LATENCY_S + loop.loads_at * step) / ahead) if ahead else step + LATENCY_S
     parts = [
@@ -135,6 +140,7 @@ def seconds(key: Key, launch: Launch, row: Row, loop: Loop, target: Target, card
         most * warps * issued * cycles / (card.simds * clock),
         most * flops / peak,
         math.ceil(most / at_once) * (LATENCY_S + loop.instructions_once * DEPENDENT / clock + step * need.steps),
+        most * BEGIN_S[target.backend],
     ]
     longest = max(parts)
     return longest + OVERLAP * (sum(parts) - longest)

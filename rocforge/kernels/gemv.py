@@ -20,14 +20,14 @@ import torch
 import triton
 import triton.language as tl
 
-from rocforge.gguf.formats import Q8
+from rocforge.gguf.formats import Q8, Format
 from rocforge.kernels import target, tuning
 from rocforge.kernels.asm import dot4
 from rocforge.kernels.decode import DECODE, byte_of, split_words
 from rocforge.kernels.early import wait
 from rocforge.kernels.finish import finish, strides
 from rocforge.kernels.launch import launch
-from rocforge.kernels.layout import UNIT, Matrix
+from rocforge.kernels.layout import EIGHTS, FOURS, PLANES, UNIT, Matrix
 
 
 class GemvTile(NamedTuple):
@@ -76,8 +76,8 @@ def most_tokens() -> int:
     return TOKENS[target.current().family]
 
 
-def tile(U: int, BT: int) -> GemvTile:
-    """For rows of U units and up to BT tokens.
+def tile(U: int, BT: int, format: Format) -> GemvTile:
+    """For rows of U units of a block format and up to BT tokens.
 
     With one token a step is a whole row, or several short ones: its activations then stay in registers. With more
     it is half a row at the most, or the compiler would keep all tokens' activations, for which there is no room.
@@ -86,7 +86,7 @@ def tile(U: int, BT: int) -> GemvTile:
     if at.backend == "interpreter":
         return GemvTile(16, 4, 1, 8)
     if at.family == "nvidia" and BT == 1:
-        return _one_token(U, at.lanes)
+        return _one_token(U, at.lanes, format)
     by_tokens = LANE_UNITS.get(at.arch) or LANE_UNITS[at.family]
     units, BU = by_tokens[min(n for n in by_tokens if n >= BT)], triton.next_power_of_2(U)
     if BT > 1:
@@ -98,15 +98,24 @@ def tile(U: int, BT: int) -> GemvTile:
     return GemvTile(1, BU, warps, max(2, HELD[at.family] * at.lanes // BU))
 
 
-def _one_token(U: int, lanes: int) -> GemvTile:
+def _one_token(U: int, lanes: int, format: Format) -> GemvTile:
     """A step is as much of a row as lanes have use for, of several rows: what an H100 did best with rows of 2,048 to 18,944
-    columns, in the mean of three to seven formats."""
+    columns, in the mean of three to seven formats. Programs are as many as registers leave room for at once (sm90, Triton 3.6):
+    one more would wait for all others (128,256 rows of Q6_K on an H200: 116 us with 8, 101 with 6)."""
     sizes = [BU for BU in (256, 128, 64) if -U % BU * 8 <= U + -U % BU]  # at least 7 of 8 lanes are used
     BU = min(sizes[0] if sizes else lanes, triton.next_power_of_2(U))
     is_whole, is_long = U <= BU, BU > 2 * lanes
     BN = 2 if is_long else max(4, 4 * lanes // BU)
     warps = BN * BU // ((4 if is_whole and not is_long else 2) * lanes)
-    return GemvTile(BN, BU, warps, (16 if is_whole else 32) // warps)
+    quants, high, *_ = PLANES[format]
+    has_four_bits, has_more = quants is FOURS and not high, quants is EIGHTS or (quants is FOURS and high)
+    if not is_whole:
+        held = 32
+    elif is_long:
+        held = 24 if BU == 256 and has_four_bits else 16
+    else:
+        held = 12 if has_more else 16
+    return GemvTile(BN, BU, warps, held // warps)
 
 
 # ---- block formats
@@ -281,7 +290,7 @@ def blocks(x: Q8, w: Matrix, bias, residual, out: torch.Tensor) -> None:
     """matmul.linear() for one matrix of a block format and T <= most_tokens() tokens."""
     T, K = x.values.shape
     U, BT = -(-K // UNIT), triton.next_power_of_2(T)
-    at = tuning.tile(gemv_blocks, tile(U, BT), w.format.name, (w.rows, K), T)
+    at = tuning.tile(gemv_blocks, tile(U, BT, w.format), w.format.name, (w.rows, K), T)
     n_blocks, is_ahead = triton.cdiv(w.rows, at.BN), BT <= AHEAD_TOKENS
     grid = programs(n_blocks, at.programs * target.current().units) if is_ahead else n_blocks
     launch(

@@ -104,8 +104,8 @@ class PredictedRange(_Kernels):
 
     status, driver = tuned.PREDICTED, None
 
-    def __init__(self, target: Target, choices: Iterable[book.Choice]):
-        super().__init__(target, choices)
+    def __init__(self, target: Target, choices: Iterable[book.Choice], device: str = ""):
+        super().__init__(target, choices, device)
         if not self.card:
             raise DeviceError(f"--target {target.arch}: the cost model knows no card of it; it knows {' '.join(CARDS)}")
         self.device = f"the cost model's {self.card.name}"

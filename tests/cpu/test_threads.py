@@ -15,6 +15,8 @@ from rocforge.cpu.isa import load_i64, store_i64
 from rocforge.cpu.threads import Program, Team, kernel, launch, record, share, use, words
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.alone
+
 
 @kernel
 def add_one(args, tid, team):

@@ -12,6 +12,8 @@ from rocforge.cpu.backend import Backend
 from rocforge.cpu.threads import launch
 from rocforge.engine.profile import limits, profile
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def backend():

@@ -17,15 +17,15 @@ from tests.paths import ROOT  # noqa: E402
 
 HOPPER = Target("cuda", "sm90", 32, "ptx", "", 227 * 1024, 132)
 AMPERE = Target("cuda", "sm80", 32, "ptx", "", 99 * 1024, 108)
-# Ops of a step; what draws from its logits is launched after it, in programs of its own.
-AFTER_THE_STEP = {"sample", "penalize"}
+# What is not of a step: weights are repacked before any, and what draws from logits is launched after it, by itself.
+BESIDE_STEPS = {"repack", "sample", "penalize"}
 
 
 def first_of_each_kernel():
     """One launch of each kernel of a step, for Hopper."""
     found = {}
     for case in cases(HOPPER, every=False):
-        if case.op not in AFTER_THE_STEP:
+        if case.op not in BESIDE_STEPS:
             found.setdefault(case.kernel, case.launch)
     assert len(found) >= 18
     return found
