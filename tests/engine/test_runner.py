@@ -1,0 +1,62 @@
+"""The runner: which program a batch runs, and that it finds the pages of each sequence."""
+
+import numpy as np
+import pytest
+
+from rocforge.cpu.backend import LAUNCHERS, Backend
+from rocforge.engine.measure import Steps, Workload
+from rocforge.engine.runner import Runner
+from rocforge.llm import draw
+
+CONTEXT, SEQUENCES = 512, 2
+
+
+class InSteps(Backend):
+    """A CPU that records programs by the pages of a sequence, as GPUs do; what it was told of the inputs."""
+
+    def __init__(self):
+        super().__init__(1)
+        self.copied = []
+
+    def page_counts(self, most):
+        return (2, 5, most)
+
+    def run(self, program, n_bytes=None):
+        self.copied.append(n_bytes)
+        super().run(program, n_bytes)
+
+
+def logits(backend):
+    """(those of prompts and text of two sequences that grow page by page, the memory plan)"""
+    design = draw(None, "cpu", context=CONTEXT, sequences=SEQUENCES)
+    with design.file:
+        runner = Runner(design.plan, design.memory, design.file, backend, LAUNCHERS)
+        try:
+            runner.load()
+            found, run = [], runner.run
+            runner.run = lambda batch: found.append(np.array(run(batch)))
+            steps = Steps(runner, design.config.vocab_size, Workload(0, 200, sequences=SEQUENCES))
+            for n_tokens in (40, 1, 30, 1, 100, 1):
+                steps.compute(n_tokens)
+            return found, design.memory
+        finally:
+            runner.close()
+
+
+def test_a_short_sequence_sees_few_pages():
+    in_steps = InSteps()
+    found, memory = logits(in_steps)
+    expected, _ = logits(Backend(1))
+    assert len(found) == 6 and all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+    # Of the inputs, which the page table ends, no more is copied than the step sees.
+    table, rows, pages = memory.offsets["page_table"], SEQUENCES + 1, memory.sizes["P"]
+    assert table == max(memory.offsets[name] for name in ("tokens", "positions", "sequences", "rows", "page_table"))
+    assert set(in_steps.copied) == {table + 4 * rows * n for n in (2, 5, pages)}
+    assert table + 4 * rows * pages <= memory.inputs_bytes
+
+
+def test_pages_of_a_gpu_s_programs():
+    room = pytest.importorskip("rocforge.kernels.backend", reason="torch or triton is absent")
+    counts = room.Backend("meta").page_counts
+    assert [counts(n) for n in (1, 16, 17, 64, 128)] == [(1,), (16,), (16, 17), (16, 64), (16, 64, 128)]
+    assert counts(8192) == (16, 64, 256, 1024, 4096, 8192)
