@@ -28,7 +28,7 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.fixture
 def gpu(monkeypatch):
     """The command tunes a range of a fake timer; its whole model becomes twice as fast."""
-    range_, rates = FakeRange(TIMES), {False: {"pp512": 100.0, "tg64": 10.0}, True: {"pp512": 200.0, "tg64": 20.0}}
+    range_, rates = FakeRange(TIMES), {False: {"pp512": [99.0, 101.0], "tg64": [10.0]}, True: {"pp512": [200.0], "tg64": [20.0]}}
     monkeypatch.setitem(tune.JOBS, "gpu", lambda **_: tune.Job(range_, SUBJECTS, rates.get))
     return range_
 
@@ -118,6 +118,7 @@ def quick(monkeypatch):
     """Few copies of a kernel's operands, one measurement of the whole model; what was read of databases is forgotten."""
     monkeypatch.setattr(operands, "ROTATED_BYTES", 1 << 20)
     monkeypatch.setattr(tune, "RUNS", 1)
+    monkeypatch.setattr(tune, "ROUNDS", 1)
     tuning.own_book.cache_clear()
     yield
     tuning.own_book.cache_clear()

@@ -3,8 +3,9 @@
 import json
 import math
 import shutil
+import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ from rocforge.errors import RequestError
 from rocforge.plan.ir import KV_FORMATS
 
 CANCELLED = 130
-# What end to end is measured with, before and after: tokens of a prompt, tokens of text, runs of which the median
-# counts; and the context that has room for them.
-PROMPT, TEXT, RUNS = 512, 64, 3
+# What end to end is measured with, before and after: tokens of a prompt, tokens of text, runs of each in a round; rounds,
+# of which each has both, since a machine's speed drifts; and the context that has room for them.
+PROMPT, TEXT, RUNS, ROUNDS = 512, 64, 3, 2
 CONTEXT = 512
 
 
@@ -160,10 +161,8 @@ def _has_huge_pages(model: str, settings: dict[str, Any]) -> bool:
     return True
 
 
-def _end_to_end(model: str, is_tuned: bool, settings: dict[str, Any]) -> dict[str, float]:
-    """Tokens a second of a prompt and of text, as the databases have it or with the kernels' defaults."""
-    import statistics
-
+def _end_to_end(model: str, is_tuned: bool, settings: dict[str, Any]) -> dict[str, list[float]]:
+    """Tokens a second of a prompt and of text in each run, as the databases have it or with the kernels' defaults."""
     from rocforge.engine.measure import Workload, measure
     from rocforge.llm import LLM
     from rocforge.probe.book import Book, use
@@ -174,10 +173,16 @@ def _end_to_end(model: str, is_tuned: bool, settings: dict[str, Any]) -> dict[st
         Progress() as progress,
         LLM(model, **settings, context=CONTEXT, chunk_tokens=PROMPT, progress=progress) as llm,
     ):
-        found = {}
-        for test in (Workload(PROMPT, 0), Workload(0, TEXT)):
-            found[test.name] = statistics.median(measure(llm.runner, llm.config.vocab_size, test, RUNS).rates)
-    return found
+        tests = Workload(PROMPT, 0), Workload(0, TEXT)
+        return {test.name: list(measure(llm.runner, llm.config.vocab_size, test, RUNS).rates) for test in tests}
+
+
+def _in_turns(measure: Callable[[bool], dict[str, list[float]]]) -> dict[str, dict[str, float]]:
+    """{"before": the medians of each test with defaults, "after": with what is tuned}"""
+    rounds = [(measure(False), measure(True)) for _ in range(ROUNDS)]
+    median = lambda found: {test: statistics.median(sum((each[test] for each in found), [])) for test in found[0]}
+    before, after = map(median, zip(*rounds, strict=True))
+    return {"before": before, "after": after}
 
 
 def _forget_books(device: str) -> None:
@@ -204,8 +209,7 @@ def _run(ctx: click.Context, job: Job, database: str | None, budget_s: float, ag
     from rocforge.probe import tuned
 
     path = Path(database) if database else tuned.user_path(job.range.target, job.range.triton)
-    before = job.end_to_end(False) if job.end_to_end else None
-    after, show, found, is_cancelled = None, _Status(), [], False
+    end_to_end, show, found, is_cancelled = None, _Status(), [], False
     try:
         try:
             for each in search(job.range, job.subjects, path, budget_s=budget_s, again=again, report=show):
@@ -214,13 +218,13 @@ def _run(ctx: click.Context, job: Job, database: str | None, budget_s: float, ag
         finally:
             show.clear()
             job.close()
-        after = job.end_to_end(True) if job.end_to_end else None
+        end_to_end = _in_turns(job.end_to_end) if job.end_to_end else None
     except KeyboardInterrupt:
         is_cancelled = True
     result = {
         "target": job.range.target, "device": job.range.device, "status": job.range.status, "database": str(path),
         "done": len(found), "subjects": len(job.subjects), "results": list(_rows(found)),
-        "end_to_end": before and {"before": before, "after": after},
+        "end_to_end": end_to_end,
     }  # fmt: skip
     click.echo(json.dumps(result) if as_json else _table(result))
     if len(found) < len(job.subjects):
@@ -286,8 +290,7 @@ def _table(result: dict[str, Any]) -> str:
     lines = [render(columns, cells, right=("tokens", "default us", "best us", "gain"))]
     if result["status"] == "predicted":
         lines.append(f"predicted by the cost model for {result['target']}; nothing was measured")
-    both = result["end_to_end"]
-    if both and both["after"]:
+    if both := result["end_to_end"]:
         for name, rate in both["before"].items():
             lines.append(f"{name}: {rate:,.1f} tokens/s before, {both['after'][name]:,.1f} after ({both['after'][name] / rate:.2f}x)")
     return "\n".join(lines)
