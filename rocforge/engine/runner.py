@@ -50,9 +50,10 @@ class Runner:
     def prepare(self, progress: Progress | None = None) -> None:
         """Record the programs of decode, of a full chunk and of what lies between, and compile what they launch."""
         most, rows, pages = (self.memory.sizes[name] for name in "TRP")
-        decode = [(1, 1, n) for n in self.backend.page_counts(pages)]
-        prompts = [(n, 1, pages) for n in self.backend.prompts if n < most]
-        sizes = dict.fromkeys([*decode, *prompts, (most, rows, pages)])
+        tokens = [1, *(n for n in self.backend.prompts if n < most)]
+        # Of one token or a few the keys are split, into as many parts as their pages have use for.
+        few = [(n, 1, p) for n in tokens[:2] for p in self.backend.page_counts(pages)]
+        sizes = dict.fromkeys([*few, *((n, 1, pages) for n in tokens[2:]), (most, rows, pages)])
         programs = [*(self.program(*size) for size in sizes), self._sampling()]
         kernels = list(dict.fromkeys(k for program in programs for k in program.kernels))
         self.backend.compile(kernels, lambda done, total: progress and progress("compile", done, total))

@@ -56,7 +56,7 @@ def store_pairs(to, a, b, rest, first, second, r, half, D: tl.constexpr):
     tl.store(to + r, rest.to(kind), mask=r < D)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["P"])
 def rope_store_heads(
     qkv, table, positions, sequences, page_table, q_norm, k_norm, k_values, k_scales, v_values, v_scales,
     P, H, G, half, eps, HALVES: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, BP: tl.constexpr,

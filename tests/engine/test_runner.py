@@ -1,5 +1,8 @@
 """The runner: which program a batch runs, and that it finds the pages of each sequence."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -7,6 +10,8 @@ from rocforge.cpu.backend import LAUNCHERS, Backend
 from rocforge.engine.measure import Steps, Workload
 from rocforge.engine.runner import Runner
 from rocforge.llm import draw
+from rocforge.probe.compiler import child_environment
+from tests.paths import ROOT
 
 CONTEXT, SEQUENCES = 512, 2
 
@@ -60,3 +65,29 @@ def test_pages_of_a_gpu_s_programs():
     counts = room.Backend("meta").page_counts
     assert [counts(n) for n in (1, 16, 17, 64, 128)] == [(1,), (16,), (16, 17), (16, 64), (16, 64, 128)]
     assert counts(8192) == (16, 64, 256, 1024, 4096, 8192)
+
+
+CHANGING = """
+from rocforge.engine.runner import Runner
+from rocforge.kernels.backend import LAUNCHERS, Backend
+from rocforge.kernels.target import AMD, nvidia, use
+from rocforge.llm import draw
+for target in (nvidia("sm90"), AMD["gfx942"], AMD["gfx1100"]):
+    design = draw(None, "cpu", context=2048, sequences=8)
+    with design.file, use(target):
+        runner = Runner(design.plan, design.memory, design.file, Backend("meta"), LAUNCHERS)
+        for n in (1, 2, 64):
+            programs = [runner.program(n, 1, pages) for pages in (16, 17)]
+            for a, b in zip(*(program.launches for program in programs), strict=True):
+                named = {a.kernel.arg_names[i] if isinstance(i, int) else i for i in a.kernel.do_not_specialize or ()}
+                for name, x, y in zip(a.kernel.arg_names, a.args, b.args):
+                    if isinstance(x, int) and x != y and name not in named:
+                        print(target.arch, n, a.kernel.__name__, name)
+"""
+
+
+def test_kernels_are_compiled_once_for_all_pages():
+    """What changes with the pages of a step is no constant of a kernel's, of which there would be one more for each."""
+    pytest.importorskip("triton", reason="triton is absent: pip install triton")
+    ran = subprocess.run([sys.executable, "-c", CHANGING], cwd=ROOT, env=child_environment(), capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (0, ""), ran.stdout + ran.stderr[-2000:]
