@@ -129,6 +129,23 @@ def test_mistakes_are_found(monkeypatch, module, op, words, changes):
     assert fault.startswith(f"{op} (") and " differs by " in fault, fault
 
 
+@pytest.mark.parametrize("format", ["Q4_K", "Q8_0"])
+def test_weights_repacked_wrongly_are_found(monkeypatch, format):
+    """The bits of a plane's last byte, moved to the next place each."""
+    make_room("triton")
+    from rocforge.kernels import repack
+
+    right = repack.fill
+
+    def wrong(matrix, raw, first=0):
+        right(matrix, raw, first)
+        bytes_ = matrix.planes.quants.view(-1).view(repack.torch.uint8)
+        bytes_[-1] = (int(bytes_[-1]) << 1 | int(bytes_[-1]) >> 7) & 255
+
+    monkeypatch.setattr(repack, "fill", wrong)
+    assert self_test("cpu", cases=cases_of("linear", f"{format}, 2")).startswith(f"linear ({format}, 2 tokens): out differs by ")
+
+
 def fail(words):
     def spoiler(_launch, _arguments):
         raise RuntimeError(words)
