@@ -115,11 +115,15 @@ class Measured:
         from rocforge.kernels import trials
         from rocforge.kernels.launch import record
         from rocforge.kernels.ranges import PredictedRange
-        from rocforge.kernels.target import nvidia, use
+        from rocforge.kernels.target import amd, nvidia, use
 
-        found = json.loads(Path(path).read_text())
-        self.machine, at = found["machine"], nvidia(found["machine"]["isa"].split()[0])
-        self._rows = {_key(r): r for r in found["results"]}
+        try:
+            found = json.loads(Path(path).read_text())
+            self.machine, self._rows = found["machine"], {_key(r): r for r in found["results"]}
+            arch = self.machine["isa"].split()[0]
+        except (ValueError, KeyError, TypeError) as error:
+            raise click.ClickException(f"--measured {path}: not what this script prints with --json ({error!r})") from None
+        at = amd(arch) if arch.startswith("gfx") else nvidia(arch)
         self.subjects = [Subject(key, r["op"], r["launches"]) for key, r in self._rows.items()]
         with use(at), book.watch() as choices, record():
             for key in self._rows:
@@ -197,7 +201,7 @@ def said(found: dict[str, Any], card: str) -> str:
 @click.option("-m", "--model", metavar="FILE", help="A GGUF file; if left out, every kernel and format at 4096 by 4096.")
 @click.option("--tokens", type=Numbers(1), default="1,16,64,512", help="Tokens of the steps whose keys are compared.")
 @click.option("--budget", type=click.FloatRange(min=0, min_open=True), default=8.0, metavar="MINUTES", help="Stop after as long.")
-@click.option("--measured", metavar="FILE", help="Take the times from a JSON file of this script's, and no GPU.")
+@click.option("--measured", type=click.Path(exists=True, dir_okay=False), metavar="FILE", help="Take the times from a JSON file of this script's, and no GPU.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def main(model, tokens, budget, measured, as_json):
     """Compare the cost model's choice of tiles with this GPU's times."""

@@ -143,6 +143,26 @@ def bench():
     del sys.modules[spec.name]
 
 
+def test_times_of_another_day_are_predicted_anew(tmp_path):
+    """Without a GPU, in a process of its own: the keys, candidates and times are the file's."""
+    found = json.loads((ROOT / "bench/results/h200-llama-3-8b-Q4_K_M-cost-model.json").read_text())
+    found["results"] = [r for r in found["results"] if r["kernel"] == "rms_norm_q8"][:2]
+    path = tmp_path / "measured.json"
+    path.write_text(json.dumps(found))
+    command = [sys.executable, "bench/cost_model.py", "--measured", str(path), "--json"]
+    run = lambda: subprocess.run(command, cwd=ROOT, env=child_environment(), capture_output=True, text=True, check=False)
+    ran = run()
+    if any(words in ran.stderr for words in ("cannot be read", "does not compile")):
+        pytest.skip(ran.stderr.strip().splitlines()[-1])
+    again = json.loads(ran.stdout)
+    assert again["machine"]["card"] == "H200" and again["summary"]["keys"] == 2
+    times = lambda result: [[(c["tile"], c["measured_us"]) for c in row["candidates"]] for row in result["results"]]
+    assert times(again) == times(found) and all(c["predicted_us"] > 0 for row in again["results"] for c in row["candidates"])
+    path.write_text("[]")
+    broken = run()
+    assert broken.returncode == 1 and "not what this script prints" in broken.stderr and "Traceback" not in broken.stderr
+
+
 def test_rank_correlation(bench):
     assert bench.spearman([1, 2, 3, 4], [10, 20, 30, 1000]) == pytest.approx(1)
     assert bench.spearman([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
