@@ -201,7 +201,10 @@ def said(found: dict[str, Any], card: str) -> str:
 @click.option("-m", "--model", metavar="FILE", help="A GGUF file; if left out, every kernel and format at 4096 by 4096.")
 @click.option("--tokens", type=Numbers(1), default="1,16,64,512", help="Tokens of the steps whose keys are compared.")
 @click.option("--budget", type=click.FloatRange(min=0, min_open=True), default=8.0, metavar="MINUTES", help="Stop after as long.")
-@click.option("--measured", type=click.Path(exists=True, dir_okay=False), metavar="FILE", help="Take the times from a JSON file of this script's, and no GPU.")
+@click.option(
+    "--measured", type=click.Path(exists=True, dir_okay=False), metavar="FILE",
+    help="Take the times from a JSON file of this script's, and no GPU.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def main(model, tokens, budget, measured, as_json):
     """Compare the cost model's choice of tiles with this GPU's times."""

@@ -42,6 +42,7 @@ class Runner:
             self._states[state] = backend.view(self._cache, offset, self._shape(state, memory.sizes), state.dtype)
             offset += state.n_bytes(memory.sizes)
         self._programs: OrderedDict[tuple[int, int, int], Any] = OrderedDict()
+        self._page_counts = backend.page_counts(memory.sizes["P"])
         self._pages = memory.sizes["P"]  # of the last run
         # Views that every step needs again: the plan's inputs, and the logits by (T, R).
         self._inputs: dict[str, np.ndarray] = {}
@@ -52,7 +53,7 @@ class Runner:
         most, rows, pages = (self.memory.sizes[name] for name in "TRP")
         tokens = [1, *(n for n in self.backend.prompts if n < most)]
         # Of one token or a few the keys are split, into as many parts as their pages have use for.
-        few = [(n, 1, p) for n in tokens[:2] for p in self.backend.page_counts(pages)]
+        few = [(n, 1, p) for n in tokens[:2] for p in self._page_counts]
         sizes = dict.fromkeys([*few, *((n, 1, pages) for n in tokens[2:]), (most, rows, pages)])
         programs = [*(self.program(*size) for size in sizes), self._sampling()]
         kernels = list(dict.fromkeys(k for program in programs for k in program.kernels))
@@ -71,7 +72,7 @@ class Runner:
         assert 1 <= n_tokens <= sizes["T"] and n_rows <= sizes["R"], (n_tokens, n_rows)
         T, R = self.backend.padded(n_tokens, n_rows, min(sizes["T"], sizes["R"]))
         n_pages = int(batch.positions.max()) // PAGE + 1
-        self._pages = P = next(n for n in self.backend.page_counts(sizes["P"]) if n >= n_pages)
+        self._pages = P = next(n for n in self._page_counts if n >= n_pages)
         host = self._host_inputs()
         for name in ("tokens", "positions", "sequences", "rows"):
             given = getattr(batch, name)

@@ -210,9 +210,10 @@ def _on_cpu(case: Case) -> dict[str, Any]:
 def _on_gpu(case: Case, device: str) -> dict[str, Any]:
     import torch
 
-    from rocforge.kernels.repack import matrix
+    from rocforge.kernels import repack
+    from rocforge.kernels.layout import matrix
 
-    make = lambda blocks: matrix(blocks.data, blocks.format, len(blocks.data), blocks.columns, device)
+    make = lambda blocks: matrix(blocks.data, blocks.format, len(blocks.data), blocks.columns, device, repack.fill)
     to_device = lambda array: torch.from_numpy(np.copy(array)).to(device)
     arguments = {name: _map(value, to_device, make) for name, value in case.arguments.items()}
     _launcher("kernels", case.op)(**arguments)

@@ -96,14 +96,14 @@ class Backend:
                 matrix = layout.empty(format, sum(rows for _, _, (rows, _) in run), columns, self._device)
             first = 0
             for data, _, (rows, _) in run:
-                self._pending.append((matrix, first, data.reshape(rows, format.row_bytes(columns)), format))
+                self._pending.append((matrix, first, data.reshape(rows, format.row_bytes(columns))))
                 first += rows
             made.append(matrix)
         return tuple(made)
 
     def load(self, report: Callable[[int, int], None]) -> None:
         """Copy the file's blocks into all matrices; report(bytes done, bytes in all)."""
-        total, done = sum(data.nbytes for _, _, data, _ in self._pending), 0
+        total, done = sum(data.nbytes for _, _, data in self._pending), 0
 
         def add(n_bytes: int) -> None:
             nonlocal done

@@ -12,7 +12,8 @@ step and n0 once:
     matrix  = FLOPs of whole tiles / matrix peak, where there are matrix instructions
     most    = ceil(P / CUs): the programs of the CU that has the most to do
     fill    = most / (P / CUs): its work over the mean
-    step    = n1 * DEPENDENT * (SPILLING if registers are spilled) / clock + a program's FLOPs of a step / the peak of the SIMDs that its waves are on
+    step    = n1 * DEPENDENT * (SPILLING if registers are spilled) / clock
+              + a program's FLOPs of a step / the peak of the SIMDs that its waves are on
     loaded  = max(step, (LATENCY_S + step * loads at / n1) / ahead), or step + LATENCY_S where nothing is loaded ahead
     chain   = ceil(most / R) * (LATENCY_S + n0 * DEPENDENT / clock + loaded * steps)
     begin   = most * BEGIN_S

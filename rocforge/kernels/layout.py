@@ -166,8 +166,8 @@ def fill(matrix: Matrix, raw: torch.Tensor, first: int = 0) -> None:
             plane.copy_(packed.reshape(len(raw), -1).contiguous().view(plane.dtype).view(plane.shape))
 
 
-def matrix(data: np.ndarray, format: Format, rows: int, columns: int, device="cuda") -> Matrix:
-    """The uint8 bytes of a GGUF tensor as a Matrix on `device`."""
+def matrix(data: np.ndarray, format: Format, rows: int, columns: int, device="cuda", fill=fill) -> Matrix:
+    """The uint8 bytes of a GGUF tensor as a Matrix on `device`, repacked by `fill`: this one, or repack.fill."""
     made = empty(format, rows, columns, device)
     raw = torch.from_numpy(np.array(data, copy=True)).view(rows, format.row_bytes(columns))
     fill(made, raw.to(device))

@@ -7,7 +7,6 @@ layout.REPACK of blocks of one bit each; so one kernel serves all formats, in on
 import functools
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -85,10 +84,3 @@ def fill(matrix: layout.Matrix, raw: torch.Tensor, first: int = 0) -> None:
             move_bits, (len(raw), triton.cdiv(plane_row, BYTES)), raw, _entries(matrix.format, name, raw.device), plane,
             raw.shape[1], plane_row, plane_row // n_parts, table.cell_bytes, cell_part, num_warps=WARPS, B=BYTES,
         )  # fmt: skip
-
-
-def matrix(data: np.ndarray, format: Format, rows: int, columns: int, device: "str | torch.device") -> layout.Matrix:
-    """What layout.matrix does: the uint8 bytes of a GGUF tensor as a Matrix on `device`."""
-    made = layout.empty(format, rows, columns, device)
-    fill(made, torch.from_numpy(np.array(data)).view(rows, format.row_bytes(columns)).to(device))
-    return made

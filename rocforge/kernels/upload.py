@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import torch
 
-from rocforge.gguf.formats import Format
 from rocforge.kernels import layout, repack
 
 # Bytes of a file's blocks in a piece, pieces on their way at once, and streams. Pinned memory is slow to get: 0.8 ms for a MB.
 PIECE_BYTES, PIECES, STREAMS = 16 << 20, 4, 2
 
 # Rows of blocks, uint8 [n, row bytes], and where they go: the matrix's rows from `first` on.
-Source = tuple[layout.Matrix, int, np.ndarray, Format]
+Source = tuple[layout.Matrix, int, np.ndarray]
 
 
 class _Buffer:
@@ -56,8 +55,8 @@ def upload(sources: Iterable[Source], device: torch.device, done: Callable[[int]
         done(data.nbytes)
 
 
-def _pieces(sources: Iterable[Source]) -> Iterator[tuple[layout.Matrix, int, np.ndarray]]:
-    for matrix, first, data, _ in sources:
+def _pieces(sources: Iterable[Source]) -> Iterator[Source]:
+    for matrix, first, data in sources:
         rows = max(1, PIECE_BYTES // data.shape[1])
         for start in range(0, len(data), rows):
             yield matrix, first + start, data[start : start + rows]

@@ -148,6 +148,7 @@ class Builder:
                 f"{self.path}: architecture {self.config.architecture} has no place for the tensors {shown}; "
                 "the file is of another architecture or of a variant that is not supported"
             )
+        # The page table last: of it a step has the beginning only (engine/runner.py).
         positions, sequences, page_table = self._cache.values()
         inputs = (self.tokens, positions, sequences, self.rows, page_table)
         return Plan(tuple(self._ops), inputs, tuple(self._states), logits).check()
