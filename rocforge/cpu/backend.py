@@ -124,6 +124,9 @@ class Backend:
         """uint8 [n_bytes] that a step reads its inputs from: here the arena's own beginning."""
         return arena[:n_bytes]
 
+    def ready(self) -> None:
+        """Nothing to wait for: `run` returns when a step has read its inputs."""
+
     def to_host(self, array: np.ndarray) -> np.ndarray:
         """The array, which is in the host's memory; it holds until the next step."""
         return array
@@ -139,8 +142,11 @@ class Backend:
         return (most,)
 
     @contextlib.contextmanager
-    def record(self) -> Iterator[threads.Program]:
-        """Within it, launches are recorded into the program it gives, blocked as the caller's book says, or this user's."""
+    def record(self, n_bytes: int = 0) -> Iterator[threads.Program]:
+        """Within it, launches are recorded into the program it gives, blocked as the caller's book says, or this user's.
+
+        The inputs are where the step reads them: n_bytes, of a device that copies them, does not matter here.
+        """
         with book.use(book.current() or tuning.own_book()), threads.record(self._pool) as program:
             yield program
 
@@ -148,8 +154,8 @@ class Backend:
         """Now, rather than with their first launch; report(done, total)."""
         compiling.compile_all(kernels, self.team.n, report)
 
-    def run(self, program: threads.Program, n_bytes: int | None = None) -> None:
-        """The inputs are where the step reads them: n_bytes, of a device that copies them, does not matter here."""
+    def run(self, program: threads.Program) -> None:
+        """Run it to its end."""
         self.team.run(program)
 
     def profile(self, launches: Sequence[Callable[[], None]]) -> Callable[[], np.ndarray]:
@@ -183,6 +189,13 @@ class Backend:
         out = np.empty(len(logits), np.int32)
         sample(logits, *parameters, out)
         return out.tolist()
+
+    def sampling(self, logits: np.ndarray) -> threads.Program:
+        """What `sample` runs for these logits, recorded."""
+        zero = np.zeros(len(logits))
+        with self.record() as program:
+            self.sample(logits, zero, zero, zero, zero, zero)
+        return program
 
     def synchronize(self) -> None:
         """Nothing to wait for: `run` returns when it is done."""

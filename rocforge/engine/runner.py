@@ -41,12 +41,13 @@ class Runner:
         for state in plan.states:
             self._states[state] = backend.view(self._cache, offset, self._shape(state, memory.sizes), state.dtype)
             offset += state.n_bytes(memory.sizes)
+        # The plan's inputs where the host writes them, flat, at their largest. The page table is the last.
+        buffer = backend.inputs(self._arena, memory.inputs_bytes)
+        self._inputs = {value.name: self._input(buffer, value) for value in plan.inputs}
         self._programs: OrderedDict[tuple[int, int, int], Any] = OrderedDict()
+        self._logits: dict[tuple[int, int], Any] = {}
         self._page_counts = backend.page_counts(memory.sizes["P"])
         self._pages = memory.sizes["P"]  # of the last run
-        # Views that every step needs again: the plan's inputs, and the logits by (T, R).
-        self._inputs: dict[str, np.ndarray] = {}
-        self._logits: dict[tuple[int, int], Any] = {}
 
     def prepare(self, progress: Progress | None = None) -> None:
         """Record the programs of decode, of a full chunk and of what lies between, and compile what they launch."""
@@ -55,7 +56,7 @@ class Runner:
         # Of one token or a few the keys are split, into as many parts as their pages have use for.
         few = [(n, 1, p) for n in tokens[:2] for p in self._page_counts]
         sizes = dict.fromkeys([*few, *((n, 1, pages) for n in tokens[2:]), (most, rows, pages)])
-        programs = [*(self.program(*size) for size in sizes), self._sampling()]
+        programs = [*(self.program(*size) for size in sizes), self.backend.sampling(self._logits_of(1, 1))]
         kernels = list(dict.fromkeys(k for program in programs for k in program.kernels))
         self.backend.compile(kernels, lambda done, total: progress and progress("compile", done, total))
 
@@ -73,17 +74,17 @@ class Runner:
         T, R = self.backend.padded(n_tokens, n_rows, min(sizes["T"], sizes["R"]))
         n_pages = int(batch.positions.max()) // PAGE + 1
         self._pages = P = next(n for n in self._page_counts if n >= n_pages)
-        host = self._host_inputs()
-        for name in ("tokens", "positions", "sequences", "rows"):
-            given = getattr(batch, name)
-            host[name][: len(given)] = given
-        host["positions"][n_tokens:T] = PADDING
-        entries = len(batch.page_table) * P
-        host["page_table"][:entries].reshape(-1, P)[:] = batch.page_table[:, :P]
-        self.backend.run(self.program(T, R, P), self.memory.offsets["page_table"] + 4 * entries)
-        if (T, R) not in self._logits:
-            self._logits[T, R] = self._view(self.plan.output, self._sizes(T, R))
-        return self._logits[T, R][:n_rows]
+        program, inputs = self.program(T, R, P), self._inputs
+        self.backend.ready()
+        inputs["tokens"][:n_tokens] = batch.tokens
+        inputs["positions"][:n_tokens] = batch.positions
+        inputs["positions"][n_tokens:T] = PADDING
+        inputs["sequences"][:n_tokens] = batch.sequences
+        inputs["rows"][:n_rows] = batch.rows
+        table = batch.page_table[:, :P]
+        inputs["page_table"][: table.size].reshape(-1, P)[:] = table
+        self.backend.run(program)
+        return self._logits_of(T, R)[:n_rows]
 
     def profile(self, n_tokens: int) -> Callable[[], np.ndarray]:
         """-> run(): seconds, float64, of each op of a step of n_tokens with one row of logits, over the inputs of the last run."""
@@ -101,19 +102,6 @@ class Runner:
         self._matrices = self._states = self._arena = self._cache = self._constants = None
         self.backend.close()
 
-    # ---- inputs
-
-    def _host_inputs(self) -> dict[str, np.ndarray]:
-        """The plan's inputs at their largest, flat, where the host writes them: always the same memory, asked for each time.
-
-        The page table is the last of them: of what it has room for, a step has the beginning.
-        """
-        buffer, sizes = self.backend.inputs(self._arena, self.memory.inputs_bytes), self.memory.sizes
-        for value in () if self._inputs else self.plan.inputs:
-            start = self.memory.offsets[value.name]
-            self._inputs[value.name] = buffer[start : start + value.n_bytes(sizes)].view(np.int32)
-        return self._inputs
-
     # ---- binding
 
     def _sizes(self, n_tokens: int, n_rows: int, n_pages: int | None = None) -> dict[str, int]:
@@ -122,6 +110,15 @@ class Runner:
     def _view(self, value: Value, sizes) -> Any:
         return self.backend.view(self._arena, self.memory.offsets[value.name], self._shape(value, sizes), value.dtype)
 
+    def _input(self, buffer: np.ndarray, value: Value) -> np.ndarray:
+        start = self.memory.offsets[value.name]
+        return buffer[start : start + value.n_bytes(self.memory.sizes)].view(np.int32)
+
+    def _logits_of(self, n_tokens: int, n_rows: int) -> Any:
+        if (n_tokens, n_rows) not in self._logits:
+            self._logits[n_tokens, n_rows] = self._view(self.plan.output, self._sizes(n_tokens, n_rows))
+        return self._logits[n_tokens, n_rows]
+
     @staticmethod
     def _shape(value: Value, sizes) -> tuple[int, ...]:
         return tuple(sizes[a] if isinstance(a, str) else a for a in value.shape)
@@ -129,12 +126,14 @@ class Runner:
     def program(self, n_tokens: int, n_rows: int, n_pages: int | None = None) -> Any:
         """The step of so many tokens, rows of logits and pages of a sequence (None: as many as there are), recorded and
         not run."""
-        sizes = self._sizes(n_tokens, n_rows, n_pages)
-        key = (n_tokens, n_rows, sizes["P"])
+        key = (n_tokens, n_rows, n_pages or self.memory.sizes["P"])
         if key in self._programs:
             self._programs.move_to_end(key)
             return self._programs[key]
-        with self.backend.record() as program:
+        sizes = self._sizes(*key)
+        # Of the page table, which ends the inputs, only the pages that this step may see.
+        table = self.plan.inputs[-1]
+        with self.backend.record(self.memory.offsets[table.name] + table.n_bytes(sizes)) as program:
             for op in self.plan.ops:
                 # A step that only fills the cache has no row to make logits of.
                 if n_rows or "R" not in op.writes[0].shape:
@@ -142,13 +141,6 @@ class Runner:
         self._programs[key] = program
         if len(self._programs) > _PROGRAMS:
             self._programs.popitem(last=False)
-        return program
-
-    def _sampling(self) -> Any:
-        """What drawing an id launches, recorded."""
-        zero = np.zeros(1)
-        with self.backend.record() as program:
-            self.backend.sample(self._view(self.plan.output, self._sizes(1, 1)), zero, zero, zero, zero, zero)
         return program
 
     def _launch(self, op: Op, sizes) -> None:

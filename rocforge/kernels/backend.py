@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -57,6 +57,14 @@ def scratch_bytes(weights: Iterable[Any], tokens: int) -> int:
     return gemm.scratch_bytes(tokens, matrices)
 
 
+class Draw(NamedTuple):
+    """Drawing an id for each of R rows: parameters float64 [5, R] in the order of `sample`, and ids int32 [R], of the host."""
+
+    program: launch.Program
+    parameters: np.ndarray
+    ids: np.ndarray
+
+
 class Backend:
     """One GPU: its memory, and its current stream. `device` is torch's name or number for it."""
 
@@ -71,7 +79,8 @@ class Backend:
         self._pool = launch.Pool()
         self._pending: list[Source] = []
         self._mirror: torch.Tensor | None = None
-        self._copied = torch.cuda.Event() if self._device.type == "cuda" else None
+        self._is_busy = False  # since the last run nobody has waited
+        self._draws: dict[tuple[int, int], Draw] = {}
 
     def _chosen(self) -> contextlib.AbstractContextManager:
         """Within it this device is the current one, which is a matter of each thread."""
@@ -146,20 +155,27 @@ class Backend:
         return _view(buffer, offset, shape, _DTYPES[dtype])
 
     def inputs(self, arena: torch.Tensor, n_bytes: int) -> np.ndarray:
-        """uint8 [n_bytes] of the host that every `run` copies to the arena's beginning first.
+        """uint8 [n_bytes] of the host, of which each step copies what it was recorded with to the arena's beginning first.
 
-        Ask for it before each change: it waits until the copy before is done with it.
+        They may be changed when `ready` has returned.
         """
-        if self._mirror is None:
-            self._mirror = torch.zeros(n_bytes, dtype=torch.uint8, pin_memory=self._copied is not None)
-            self._arena = arena[:n_bytes]
-        if self._copied is not None:
-            self._copied.synchronize()
+        self._mirror, self._arena = self._pinned((n_bytes,), torch.uint8), arena[:n_bytes]
         return self._mirror.numpy()
+
+    def ready(self) -> None:
+        """Returns when no step is going to read the inputs any more."""
+        if self._is_busy:
+            self.synchronize()
+
+    def _pinned(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """Zeros in the host's memory, where a GPU reads and writes by itself."""
+        return torch.zeros(shape, dtype=dtype, pin_memory=self._device.type == "cuda")
 
     def to_host(self, array: torch.Tensor) -> np.ndarray:
         """A copy in the host's memory, once all that was launched is done."""
-        return array.cpu().numpy()
+        made = array.cpu().numpy()
+        self._is_busy = False
+        return made
 
     # ---- steps
 
@@ -178,9 +194,14 @@ class Backend:
         return (*counts[:-1], most)
 
     @contextlib.contextmanager
-    def record(self) -> Iterator[launch.Program]:
-        """Within it, launches are recorded into the program it gives, with the tiles that the tuning databases know."""
+    def record(self, n_bytes: int = 0) -> Iterator[launch.Program]:
+        """Within it, launches are recorded into the program it gives, with the tiles that the tuning databases know.
+
+        The program begins by copying the first n_bytes of the inputs.
+        """
         with self._chosen(), _no_room(), book.use(self._book()), launch.record(self._pool) as program:
+            if n_bytes:
+                program.before.append(launch.Copy(self._arena[:n_bytes], self._mirror[:n_bytes]))
             yield program
 
     def _book(self) -> "book.Book | book.Tried | None":
@@ -193,13 +214,10 @@ class Backend:
         """Now, rather than with their first launch; report(done, total)."""
         launch.compile_all(kernels, report)
 
-    def run(self, program: launch.Program, n_bytes: int | None = None) -> None:
-        """With the first n_bytes of the inputs; None: with all."""
+    def run(self, program: launch.Program) -> None:
+        """Launch it; nothing is waited for."""
+        self._is_busy = True
         with self._chosen():
-            if self._mirror is not None:
-                self._arena[:n_bytes].copy_(self._mirror[:n_bytes], non_blocking=True)
-                if self._copied is not None:
-                    self._copied.record()
             program.run()
 
     def profile(self, launches: Sequence[Callable[[], None]]) -> Callable[[], np.ndarray]:
@@ -224,18 +242,40 @@ class Backend:
 
     def sample(self, logits: torch.Tensor, *parameters: np.ndarray) -> list[int]:
         """One id for each row: kernels/sample.py, of which only the ids come back."""
-        out = torch.empty(len(logits), dtype=torch.int32, device=self._device)
-        with self._chosen():
-            sample(logits, *parameters, out)
-        return out.tolist()
+        draw = self._draw(logits)
+        for to, given in zip(draw.parameters, parameters, strict=True):
+            to[:] = given
+        self.run(draw.program)
+        self.synchronize()
+        return draw.ids.tolist()
+
+    def sampling(self, logits: torch.Tensor) -> launch.Program:
+        """What `sample` runs for these logits, recorded."""
+        return self._draw(logits).program
+
+    def _draw(self, logits: torch.Tensor) -> "Draw":
+        key = (logits.data_ptr(), len(logits))
+        if key not in self._draws:
+            R = len(logits)
+            given, found = self._pinned((5, R), torch.float64), self._pinned((R,), torch.int32)
+            with self.record() as program:
+                parameters = torch.empty_like(given, device=self._device)
+                out = torch.empty_like(found, device=self._device)
+                sample(logits, *parameters, out)
+            program.before.append(launch.Copy(parameters, given))
+            program.after.append(launch.Copy(found, out))
+            self._draws[key] = Draw(program, given.numpy(), found.numpy())
+        return self._draws[key]
 
     def synchronize(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+        self._is_busy = False
 
     def close(self) -> None:
         """Let go of the device's memory, once the runner has let go of its own."""
         self._mirror = self._arena = self._pool = None
+        self._draws.clear()
         self._pending.clear()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()

@@ -62,10 +62,11 @@ def _gemv_floats(tile: Any, key: Key, target: Target) -> bool:
 
 
 def _gemm(tile: Any, key: Key, target: Target) -> bool:
-    """A matrix instruction's 16 by 16 for each warp at the least; no more tokens than there are."""
-    is_used = tile.BT <= max(16, triton.next_power_of_2(key.tokens))
+    """A matrix instruction's tokens by 16 rows for each warp at the least; no more tokens than there are."""
+    tokens = 16 if target.backend == "hip" else 8
+    is_used = tokens <= tile.BT <= max(tokens, triton.next_power_of_2(key.tokens))
     sums = tile.BT * tile.BN / _lanes(target, tile)
-    return is_used and min(tile.BT, tile.BN) >= 16 and sums <= SUMS and tile.BT * tile.BN >= 256 * tile.num_warps
+    return is_used and tile.BN >= 16 and sums <= SUMS and tile.BT * tile.BN >= 16 * tokens * tile.num_warps
 
 
 def _gemm_blocks(tile: Any, key: Key, target: Target) -> bool:

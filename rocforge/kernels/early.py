@@ -4,7 +4,8 @@ Such a launch (CUDA's programmatic dependent launch) is put onto the device once
 let it: that hides the time in which an ordinary launch is got ready, and what it does before `wait` is hidden too. From
 `wait` on all is as in an ordinary launch: whatever was launched before is done, and its results are seen. So each
 kernel of a step waits before it reads what another has written and before it writes anything; until then it may read
-weights, which no step writes.
+weights, which no step writes. One exception: a product behind another one of the same x (gemv.py, BESIDE) reads x at once,
+for the one before began only when x was there, and waits before it writes.
 
 EARLY is the constexpr that says so to a kernel (`launch` sets it). Where it is False, as on all of AMD's targets, nothing
 of this is left in the machine code. The instructions: PTX ISA, griddepcontrol.

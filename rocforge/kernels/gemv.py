@@ -133,34 +133,34 @@ def by_scale(a, b, scales, HALF: tl.constexpr, SCALED: tl.constexpr, HALVES: tl.
 
 
 @triton.jit
-def lane_load(at, mask):
+def lane_load(at, mask, CACHE: tl.constexpr):
     """Load [1, BU] with one element a lane (see decode.word_at)."""
-    return tl.load(tl.max_contiguous(at, [1, 1]), mask=mask, other=0)
+    return tl.load(tl.max_contiguous(at, [1, 1]), mask=mask, other=0, cache_modifier=CACHE)
 
 
 @triton.jit
-def four_groups(at, mask, second):
+def four_groups(at, mask, second, CACHE: tl.constexpr):
     """The words [1, BU, 4] of the four groups of the units whose activations begin at `at` [1, BU]."""
     i = tl.arange(0, 4)[None, None, :]
     at, mask, second = at[:, :, None] + i, mask[:, :, None], second[:, :, None]
     return (
-        tl.load(at, mask=mask, other=0), tl.load(at + 4, mask=mask, other=0),
-        tl.load(at + 8, mask=second, other=0), tl.load(at + 12, mask=second, other=0),
+        tl.load(at, mask=mask, other=0, cache_modifier=CACHE), tl.load(at + 4, mask=mask, other=0, cache_modifier=CACHE),
+        tl.load(at + 8, mask=second, other=0, cache_modifier=CACHE), tl.load(at + 12, mask=second, other=0, cache_modifier=CACHE),
     )  # fmt: skip
 
 
 @triton.jit
-def read_activations(x, x_scales, x_sums, token, u, U, K, SUMS: tl.constexpr):
+def read_activations(x, x_scales, x_sums, token, u, U, K, SUMS: tl.constexpr, CACHE: tl.constexpr = ""):
     """A token's words of the four groups, two scales, and four sums if SUMS, of the units u [1, BU]."""
     mask, second = u < U, u * 64 + 32 < K  # the last unit may be half a one
-    x0, x1, x2, x3 = four_groups(x + token * (K // 4) + u * 16, mask, second)
+    x0, x1, x2, x3 = four_groups(x + token * (K // 4) + u * 16, mask, second, CACHE)
     at = x_scales + token * (K // 32) + u * 2
-    scale0, scale1 = lane_load(at, mask), lane_load(at + 1, second)
+    scale0, scale1 = lane_load(at, mask, CACHE), lane_load(at + 1, second, CACHE)
     sum0, sum1, sum2, sum3 = 0, 0, 0, 0
     if SUMS:
         at = x_sums + token * (K // 16) + u * 4
-        sum0, sum1 = lane_load(at, mask).to(tl.int32), lane_load(at + 1, mask).to(tl.int32)
-        sum2, sum3 = lane_load(at + 2, second).to(tl.int32), lane_load(at + 3, second).to(tl.int32)
+        sum0, sum1 = lane_load(at, mask, CACHE).to(tl.int32), lane_load(at + 1, mask, CACHE).to(tl.int32)
+        sum2, sum3 = lane_load(at + 2, second, CACHE).to(tl.int32), lane_load(at + 3, second, CACHE).to(tl.int32)
     return x0, x1, x2, x3, scale0, scale1, sum0, sum1, sum2, sum3
 
 
@@ -181,7 +181,7 @@ def dots(words, x, ISA: tl.constexpr):
 def add_units(
     accs, words, marks, kept, x, x_scales, x_sums, u, T, K, U,
     values: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr, SCALED: tl.constexpr, HALVES: tl.constexpr,
-    MINS: tl.constexpr, BT: tl.constexpr, ISA: tl.constexpr,
+    MINS: tl.constexpr, BT: tl.constexpr, ISA: tl.constexpr, CACHE: tl.constexpr,
 ):  # fmt: skip
     """Each token's acc [BN, BU] plus the units u [1, BU] of the rows whose words and marks these are. `kept` are one
     token's activations where they are at hand, else None."""
@@ -193,7 +193,7 @@ def add_units(
             x0, x1, x2, x3, scale0, scale1, sum0, sum1, sum2, sum3 = kept
         else:
             x0, x1, x2, x3, scale0, scale1, sum0, sum1, sum2, sum3 = read_activations(
-                x, x_scales, x_sums, tl.minimum(t, T - 1), u, U, K, MINS or OFFSET > 0
+                x, x_scales, x_sums, tl.minimum(t, T - 1), u, U, K, MINS or OFFSET > 0, CACHE
             )
         i0, i1, i2, i3 = dots(q0, x0, ISA), dots(q1, x1, ISA), dots(q2, x2, ISA), dots(q3, x3, ISA)
         if OFFSET:
@@ -229,13 +229,16 @@ def gemv_blocks(
     x, x_scales, x_sums, quants, high, scales_, supers, bias, residual, out, T, N, K, U, n_blocks, residual_stride, out_stride,
     read_values: tl.constexpr, values: tl.constexpr, read_scales: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr,
     SCALED: tl.constexpr, HALVES: tl.constexpr, MINS: tl.constexpr, SIGNED: tl.constexpr, BT: tl.constexpr,
-    BN: tl.constexpr, BU: tl.constexpr, CHUNKS: tl.constexpr, AHEAD: tl.constexpr, ISA: tl.constexpr, EARLY: tl.constexpr,
+    BN: tl.constexpr, BU: tl.constexpr, CHUNKS: tl.constexpr, AHEAD: tl.constexpr, ISA: tl.constexpr, BESIDE: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """Program p of P: of all T <= BT tokens the blocks p, p + P .. of BN rows, of `n_blocks` in all.
 
     x is the words of Q8's values. A row takes CHUNKS steps of BU units. AHEAD: weights are read a step before their
-    use; else a program has one block.
+    use; else a program has one block. BESIDE: the launch before is a product of the same x, so waits only who stores
+    (early.py): it has waited for x itself, which is read past a cache that could hold what was there before.
     """
+    CACHE: tl.constexpr = ".cg" if BESIDE and EARLY else ""
     P, block, chunk = tl.num_programs(0), tl.program_id(0), 0
     lane, n = tl.arange(0, BU), tl.arange(0, BN)
     # Beyond the last row or token is that row or token again, not stored.
@@ -244,9 +247,10 @@ def gemv_blocks(
     if AHEAD:
         words = read_values(quants, high, row, 0, U, U, BU, False)
         marks = read_scales(scales_, supers, row, 0, U, U, BU, False)
-        wait(EARLY)
+        if not BESIDE:
+            wait(EARLY)
         if CHUNKS == 1 and BT == 1:  # the activations of a whole row stay in registers
-            kept = read_activations(x, x_scales, x_sums, 0, lane[None, :], U, K, MINS or OFFSET > 0)
+            kept = read_activations(x, x_scales, x_sums, 0, lane[None, :], U, K, MINS or OFFSET > 0, CACHE)
         for _ in range((n_blocks - block + P - 1) // P * CHUNKS):
             if CHUNKS == 1:
                 next_block, next_chunk = block + P, 0
@@ -259,12 +263,16 @@ def gemv_blocks(
             next_marks = read_scales(scales_, supers, row, first, end, U, BU, False)
             accs = add_units(
                 accs, words, marks, kept, x, x_scales, x_sums, (chunk * BU + lane)[None, :], T, K, U,
-                values, scales, OFFSET, SCALED, HALVES, MINS, BT, ISA,
+                values, scales, OFFSET, SCALED, HALVES, MINS, BT, ISA, CACHE,
             )  # fmt: skip
             if CHUNKS == 1:
+                if BESIDE:
+                    wait(EARLY)
                 finish_rows(accs, block * BN + n, bias, residual, out, T, N, residual_stride, out_stride, BT, BN)
                 accs = zeros(BT, BN, BU)
             elif is_last:
+                if BESIDE:
+                    wait(EARLY)
                 finish_rows(accs, block * BN + n, bias, residual, out, T, N, residual_stride, out_stride, BT, BN)
                 accs = zeros(BT, BN, BU)
             words, marks, block, chunk = next_words, next_marks, next_block, next_chunk
@@ -276,7 +284,7 @@ def gemv_blocks(
             marks = read_scales(scales_, supers, row, first, U, U, BU, False)
             accs = add_units(
                 accs, words, marks, kept, x, x_scales, x_sums, units[None, :], T, K, U,
-                values, scales, OFFSET, SCALED, HALVES, MINS, BT, ISA,
+                values, scales, OFFSET, SCALED, HALVES, MINS, BT, ISA, CACHE,
             )  # fmt: skip
         finish_rows(accs, block * BN + n, bias, residual, out, T, N, residual_stride, out_stride, BT, BN)
 
@@ -286,8 +294,8 @@ def programs(n_blocks: int, at_once: int) -> int:
     return math.ceil(n_blocks / math.ceil(n_blocks / at_once))
 
 
-def blocks(x: Q8, w: Matrix, bias, residual, out: torch.Tensor) -> None:
-    """matmul.linear() for one matrix of a block format and T <= most_tokens() tokens."""
+def blocks(x: Q8, w: Matrix, bias, residual, out: torch.Tensor, beside: bool) -> None:
+    """matmul.linear() for one matrix of a block format and T <= most_tokens() tokens; `beside`: the launch before was one too."""
     T, K = x.values.shape
     U, BT = -(-K // UNIT), triton.next_power_of_2(T)
     at = tuning.tile(gemv_blocks, tile(U, BT, w.format), w.format.name, (w.rows, K), T)
@@ -297,6 +305,7 @@ def blocks(x: Q8, w: Matrix, bias, residual, out: torch.Tensor) -> None:
         gemv_blocks, (grid,), x.values.view(torch.int32), x.scales, x.sums, *w.planes, bias, residual, out, T, w.rows, K,
         U, n_blocks, *strides(residual, out), num_warps=at.num_warps, **DECODE[w.format]._asdict(), BT=BT, BN=at.BN,
         BU=at.BU, CHUNKS=triton.cdiv(U, at.BU), AHEAD=is_ahead, ISA=target.current().isa,
+        BESIDE=beside and is_ahead and target.current().begins_early,
     )  # fmt: skip
 
 

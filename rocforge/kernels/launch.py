@@ -57,6 +57,16 @@ class Launch(NamedTuple):
         return (self.kernel.__name__, types, constants, tuple(self.options.items()))
 
 
+class Copy(NamedTuple):
+    """An array's bytes to another of its shape, on the device or in the host's pinned memory."""
+
+    to: torch.Tensor
+    source: torch.Tensor
+
+    def run(self) -> None:
+        self.to.copy_(self.source, non_blocking=True)
+
+
 class Kernel:
     """One kernel as one Launch has it compiled: what `prepare` counts and waits for."""
 
@@ -126,10 +136,12 @@ class Pool:
 
 
 class Program:
-    """Launches recorded once, to be run as often as wanted over the same buffers."""
+    """Launches recorded once, to be run as often as wanted over the same buffers; copies `before` and `after` them."""
 
     def __init__(self, pool: Pool | None = None):
         self.launches: list[Launch] = []
+        self.before: list[Copy] = []
+        self.after: list[Copy] = []
         self.pool = pool or Pool()
         self._graph = None
         self._runs = 0
@@ -152,8 +164,8 @@ class Program:
             self._run_each()
 
     def _run_each(self) -> None:
-        for launch in self.launches:
-            launch.run()
+        for each in (*self.before, *self.launches, *self.after):
+            each.run()
 
     def __len__(self) -> int:
         return len(self.launches)

@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 
 from rocforge.kernels import target
-from rocforge.kernels.launch import launch
+from rocforge.kernels.launch import launch, scratch
 from rocforge.kernels.order import LOWEST, highest, key_of, least_of, lowest, measure, nth, number_of
 
 Numbers = torch.Tensor | np.ndarray | Sequence[int]
@@ -317,10 +317,10 @@ def sample(
     current = target.current()
     tile = TILES.get(current.arch) or TILES[current.family]
     n_chunks = triton.cdiv(V, tile.chunk)
-    firsts = torch.empty((R, n_chunks), dtype=torch.int64, device=logits.device)
-    parts = torch.empty((R, n_chunks, tile.candidates), dtype=torch.int64, device=logits.device)
-    masses = torch.empty((R, 2, n_chunks), dtype=torch.float32, device=logits.device)
-    candidates = torch.empty((R, tile.candidates), dtype=torch.int64, device=logits.device)
+    firsts = scratch("firsts", (R, n_chunks), torch.int64, logits)
+    parts = scratch("largest parts", (R, n_chunks, tile.candidates), torch.int64, logits)
+    masses = scratch("masses", (R, 2, n_chunks), torch.float32, logits)
+    candidates = scratch("candidates", (R, tile.candidates), torch.int64, logits)
     CHUNKS, M = triton.next_power_of_2(n_chunks), tile.candidates
     launch(
         scan, (n_chunks, R), logits, temperature, firsts, parts, masses, V, stride, n_chunks,
