@@ -15,6 +15,7 @@ import triton.language as tl
 
 from rocforge.gguf.formats import Q8
 from rocforge.kernels import target
+from rocforge.kernels.early import settled
 from rocforge.kernels.launch import scratch
 from rocforge.kernels.quantize import quantize
 
@@ -64,15 +65,15 @@ def load_queries(q, mask, scale, KIND: tl.constexpr):
 
 
 @triton.jit
-def load_pages(table, first, last, BN: tl.constexpr, PAGE: tl.constexpr):
+def load_pages(table, first, last, BN: tl.constexpr, PAGE: tl.constexpr, EARLY: tl.constexpr = False):
     """The pages of keys first .. first + BN - 1, a tuple; `table` is the sequence's row of the page table.
 
     A page behind the one of key `last` is that one again. They are asked for a block ahead: nothing
     can be fetched before they are known.
     """
-    pages = (tl.load(table + tl.minimum(first, last) // PAGE),)
+    pages = (settled(table + tl.minimum(first, last) // PAGE, None, EARLY),)
     for i in tl.static_range(1, BN // PAGE):
-        pages = pages + (tl.load(table + tl.minimum(first + i * PAGE, last) // PAGE),)
+        pages = pages + (settled(table + tl.minimum(first + i * PAGE, last) // PAGE, None, EARLY),)
     return pages
 
 

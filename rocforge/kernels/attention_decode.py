@@ -29,7 +29,7 @@ from rocforge.kernels.attention_block import (
     share_of,
     tile_of,
 )
-from rocforge.kernels.early import wait
+from rocforge.kernels.early import settled, wait
 from rocforge.kernels.launch import launch, scratch
 from rocforge.kernels.quantize import store_q8
 
@@ -89,13 +89,15 @@ def attend_split(
 
     Without part_acc [T, H, splits, D], part_m and part_l [T, H, splits] there is one share, and out is written.
     """
-    wait(EARLY)
     t, g, split, splits = tl.program_id(0), tl.program_id(1), tl.program_id(2), tl.num_programs(2)
     r, d = tl.arange(0, ROWS), tl.arange(0, BD)
     head = g * GROUP + r
-    position = tl.load(positions + t)
-    sequence = tl.where(position >= 0, tl.load(sequences + t), 0).to(tl.int64)
+    position, sequence = settled(positions + t, None, EARLY), settled(sequences + t, None, EARLY)
+    sequence = tl.where(position >= 0, sequence, 0).to(tl.int64)
     table, last = page_table + sequence * P, tl.maximum(position, 0)
+    first, end = share_of(position, split, splits, WINDOW, BN)
+    pages = load_pages(table, first * BN, last, BN, PAGE, EARLY)
+    wait(EARLY)
 
     # Keys are the rows of the first product, the head's columns those of the second: there are enough
     # of either for each warp to have its own, where the few queries would leave all warps the same.
@@ -105,8 +107,6 @@ def attend_split(
     m = tl.full((ROWS,), NEVER, tl.float32)
     l = tl.zeros((BN, ROWS), tl.float32)  # of every BN-th key: summed up at the end, warps need not wait for it
     acc = tl.zeros((BD, ROWS), tl.float32)
-    first, end = share_of(position, split, splits, WINDOW, BN)
-    pages = load_pages(table, first * BN, last, BN, PAGE)
     for block in range(first, end):
         rows = rows_of(pages, g, G, block * BN, last, BN, PAGE)
         k = load_rows(k_values, k_scales, rows, D, BD, 1, tl.float16)

@@ -3,9 +3,9 @@
 Such a launch (CUDA's programmatic dependent launch) is put onto the device once all programs of the one before have
 let it: that hides the time in which an ordinary launch is got ready, and what it does before `wait` is hidden too. From
 `wait` on all is as in an ordinary launch: whatever was launched before is done, and its results are seen. So each
-kernel of a step waits before it reads what another has written and before it writes anything; until then it may read
-weights, which no step writes. One exception: a product behind another one of the same x (gemv.py, BESIDE) reads x at once,
-for the one before began only when x was there, and waits before it writes.
+kernel of a step waits before it reads what the one before has written and before it writes anything. Until then it may
+read weights, which no step writes, and what launches before the one before have written (`settled`): they are done, since
+that one has waited for them, or it had not let this one begin.
 
 EARLY is the constexpr that says so to a kernel (`launch` sets it). Where it is False, as on all of AMD's targets, nothing
 of this is left in the machine code. The instructions: PTX ISA, griddepcontrol.
@@ -25,3 +25,16 @@ def wait(EARLY: tl.constexpr):
     if EARLY:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def settled(at, mask, EARLY: tl.constexpr):
+    """What lies at `at`, which the launch before does not write; other lanes than the mask's have 0.
+
+    Where nothing has been waited for it is read past the first cache, which may still hold what was there before.
+    """
+    CACHE: tl.constexpr = ".cg" if EARLY else ""
+    if mask is None:
+        return tl.load(at, cache_modifier=CACHE)
+    else:
+        return tl.load(at, mask=mask, other=0, cache_modifier=CACHE)

@@ -8,15 +8,24 @@ import triton.language as tl
 
 
 @triton.jit
-def finish(acc, bias, residual, out, tokens, rows, T, N, residual_stride, out_stride):
-    """out[t, n] = acc + bias[n] + residual[t, n], acc being [BT, BN]; None for what there is not."""
-    mask = (tokens < T)[:, None] & (rows < N)[None, :]
+def ends_of(bias, residual, tokens, rows, is_last, T, N, residual_stride):
+    """What is added to the products of these tokens and rows: the bias [1, BN] and the residual [BT, BN], 0 where there is
+    none. They may be asked for before they are needed; nothing is loaded unless `is_last`."""
+    some = (rows < N) & is_last
+    b, r = 0.0, 0.0
     if bias is not None:
-        acc += tl.load(bias + rows, mask=rows < N, other=0)[None, :]
-    tokens = tokens[:, None].to(tl.int64)
+        b = tl.load(bias + rows, mask=some, other=0)[None, :]
     if residual is not None:
-        acc += tl.load(residual + tokens * residual_stride + rows[None, :], mask=mask, other=0)
-    tl.store(out + tokens * out_stride + rows[None, :], acc, mask=mask)
+        at = residual + tokens[:, None].to(tl.int64) * residual_stride + rows[None, :]
+        r = tl.load(at, mask=(tokens < T)[:, None] & some[None, :], other=0)
+    return b, r
+
+
+@triton.jit
+def finish(acc, ends, out, tokens, rows, T, N, out_stride):
+    """out[t, n] = acc + bias[n] + residual[t, n], acc being [BT, BN]; `ends` are of ends_of."""
+    to = out + tokens[:, None].to(tl.int64) * out_stride + rows[None, :]
+    tl.store(to, acc + ends[0] + ends[1], mask=(tokens < T)[:, None] & (rows < N)[None, :])
 
 
 def strides(residual: Any, out: torch.Tensor) -> tuple[int, int]:

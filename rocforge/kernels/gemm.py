@@ -24,7 +24,7 @@ from rocforge.kernels import halves, target, tuning
 from rocforge.kernels.asm import halves_of
 from rocforge.kernels.decode import DECODE, byte_of
 from rocforge.kernels.early import wait
-from rocforge.kernels.finish import finish, strides
+from rocforge.kernels.finish import ends_of, finish, strides
 from rocforge.kernels.halves import MOST_MIX, Halves, Order, mixed
 from rocforge.kernels.launch import launch, scratch
 from rocforge.kernels.layout import UNIT, Matrix
@@ -189,7 +189,8 @@ def gemm_blocks(
     acc = tl.trans(acc)
     if parts is None:
         acc *= tl.load(largest + tl.minimum(tokens, T - 1))[:, None]
-        finish(acc, bias, residual, out, tokens, rows, T, N, residual_stride, out_stride)
+        ends = ends_of(bias, residual, tokens, rows, True, T, N, residual_stride)
+        finish(acc, ends, out, tokens, rows, T, N, out_stride)
     else:
         to = parts + (tl.program_id(1) * T + tokens[:, None]).to(tl.int64) * N + rows[None, :]
         tl.store(to, acc, mask=(tokens < T)[:, None] & (rows < N)[None, :])
@@ -206,7 +207,8 @@ def add_parts(
     for i in range(n_parts):
         acc += tl.load(parts + (i * T + tokens[:, None]).to(tl.int64) * N + rows[None, :], mask=(rows < N)[None, :], other=0)
     acc *= tl.load(largest + tokens)[:, None]
-    finish(acc, bias, residual, out, tokens, rows, T, N, residual_stride, out_stride)
+    ends = ends_of(bias, residual, tokens, rows, True, T, N, residual_stride)
+    finish(acc, ends, out, tokens, rows, T, N, out_stride)
 
 
 def _is_wide() -> bool:
@@ -303,7 +305,8 @@ def gemm_floats(
         if not EXACT:
             acc = tl.dot(a_upper, tl.trans(w_lower), acc)
         acc = tl.dot(a_upper, tl.trans(w_upper), acc)
-    finish(acc, bias, residual, out, tokens, rows, T, N, residual_stride, out_stride)
+    ends = ends_of(bias, residual, tokens, rows, True, T, N, residual_stride)
+    finish(acc, ends, out, tokens, rows, T, N, out_stride)
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -330,7 +333,8 @@ def gemm_plain(
         a_at += BK
         b_at += BK
     acc *= tl.load(largest + tokens, mask=tokens < T, other=0)[:, None]
-    finish(acc, bias, residual, out, tokens, rows, T, N, residual_stride, out_stride)
+    ends = ends_of(bias, residual, tokens, rows, True, T, N, residual_stride)
+    finish(acc, ends, out, tokens, rows, T, N, out_stride)
 
 
 def floats(x: torch.Tensor, w: Matrix, bias, residual, out: torch.Tensor) -> None:

@@ -25,7 +25,7 @@ from rocforge.kernels import target, tuning
 from rocforge.kernels.asm import dot4
 from rocforge.kernels.decode import DECODE, byte_of, split_words
 from rocforge.kernels.early import wait
-from rocforge.kernels.finish import finish, strides
+from rocforge.kernels.finish import ends_of, finish, strides
 from rocforge.kernels.launch import launch
 from rocforge.kernels.layout import EIGHTS, FOURS, PLANES, UNIT, Matrix
 
@@ -99,22 +99,24 @@ def tile(U: int, BT: int, format: Format) -> GemvTile:
 
 
 def _one_token(U: int, lanes: int, format: Format) -> GemvTile:
-    """A step is as much of a row as lanes have use for, of several rows: what an H100 did best with rows of 2,048 to 18,944
-    columns, in the mean of three to seven formats. Programs are as many as registers leave room for at once (sm90, Triton 3.6):
-    one more would wait for all others (128,256 rows of Q6_K on an H200: 116 us with 8, 101 with 6)."""
+    """What an H100 and an H200 did best with rows of 2,048 to 18,944 columns: a step is as much of a row as lanes have use for,
+    of several rows. Programs are as many as registers leave room for at once (sm90, Triton 3.6): one more would wait for all
+    others (128,256 rows of Q6_K: 116 us with 8, 101 with 6; 3,584 rows of 18,944 columns of Q4_K: 14.0 with 8, 12.0 with 4)."""
     sizes = [BU for BU in (256, 128, 64) if -U % BU * 8 <= U + -U % BU]  # at least 7 of 8 lanes are used
     BU = min(sizes[0] if sizes else lanes, triton.next_power_of_2(U))
-    is_whole, is_long = U <= BU, BU > 2 * lanes
-    BN = 2 if is_long else max(4, 4 * lanes // BU)
-    warps = BN * BU // ((4 if is_whole and not is_long else 2) * lanes)
     quants, high, *_ = PLANES[format]
     has_four_bits, has_more = quants is FOURS and not high, quants is EIGHTS or (quants is FOURS and high)
-    if not is_whole:
-        held = 32
-    elif is_long:
-        held = 24 if BU == 256 and has_four_bits else 16
-    else:
-        held = 12 if has_more else 16
+    if BU > 2 * lanes:  # a few steps a row
+        units = 4 if BU == 256 and has_four_bits else 2
+        return _of_lanes(2, BU, units * lanes, 12 if units == 4 else 16)
+    if BU < U:  # many
+        return _of_lanes(4, BU, 4 * lanes, 10) if has_more else _of_lanes(8, BU, 8 * lanes, 8)
+    return _of_lanes(max(4, 4 * lanes // BU), BU, 4 * lanes, 12 if has_more else 16)
+
+
+def _of_lanes(BN: int, BU: int, units: int, held: int) -> GemvTile:
+    """A tile each of whose warps has so many units of a step; a compute unit holds so many warps."""
+    warps = max(1, BN * BU // units)
     return GemvTile(BN, BU, warps, held // warps)
 
 
@@ -133,34 +135,34 @@ def by_scale(a, b, scales, HALF: tl.constexpr, SCALED: tl.constexpr, HALVES: tl.
 
 
 @triton.jit
-def lane_load(at, mask, CACHE: tl.constexpr):
+def lane_load(at, mask):
     """Load [1, BU] with one element a lane (see decode.word_at)."""
-    return tl.load(tl.max_contiguous(at, [1, 1]), mask=mask, other=0, cache_modifier=CACHE)
+    return tl.load(tl.max_contiguous(at, [1, 1]), mask=mask, other=0)
 
 
 @triton.jit
-def four_groups(at, mask, second, CACHE: tl.constexpr):
+def four_groups(at, mask, second):
     """The words [1, BU, 4] of the four groups of the units whose activations begin at `at` [1, BU]."""
     i = tl.arange(0, 4)[None, None, :]
     at, mask, second = at[:, :, None] + i, mask[:, :, None], second[:, :, None]
     return (
-        tl.load(at, mask=mask, other=0, cache_modifier=CACHE), tl.load(at + 4, mask=mask, other=0, cache_modifier=CACHE),
-        tl.load(at + 8, mask=second, other=0, cache_modifier=CACHE), tl.load(at + 12, mask=second, other=0, cache_modifier=CACHE),
+        tl.load(at, mask=mask, other=0), tl.load(at + 4, mask=mask, other=0),
+        tl.load(at + 8, mask=second, other=0), tl.load(at + 12, mask=second, other=0),
     )  # fmt: skip
 
 
 @triton.jit
-def read_activations(x, x_scales, x_sums, token, u, U, K, SUMS: tl.constexpr, CACHE: tl.constexpr = ""):
+def read_activations(x, x_scales, x_sums, token, u, U, K, SUMS: tl.constexpr):
     """A token's words of the four groups, two scales, and four sums if SUMS, of the units u [1, BU]."""
     mask, second = u < U, u * 64 + 32 < K  # the last unit may be half a one
-    x0, x1, x2, x3 = four_groups(x + token * (K // 4) + u * 16, mask, second, CACHE)
+    x0, x1, x2, x3 = four_groups(x + token * (K // 4) + u * 16, mask, second)
     at = x_scales + token * (K // 32) + u * 2
-    scale0, scale1 = lane_load(at, mask, CACHE), lane_load(at + 1, second, CACHE)
+    scale0, scale1 = lane_load(at, mask), lane_load(at + 1, second)
     sum0, sum1, sum2, sum3 = 0, 0, 0, 0
     if SUMS:
         at = x_sums + token * (K // 16) + u * 4
-        sum0, sum1 = lane_load(at, mask, CACHE).to(tl.int32), lane_load(at + 1, mask, CACHE).to(tl.int32)
-        sum2, sum3 = lane_load(at + 2, second, CACHE).to(tl.int32), lane_load(at + 3, second, CACHE).to(tl.int32)
+        sum0, sum1 = lane_load(at, mask).to(tl.int32), lane_load(at + 1, mask).to(tl.int32)
+        sum2, sum3 = lane_load(at + 2, second).to(tl.int32), lane_load(at + 3, second).to(tl.int32)
     return x0, x1, x2, x3, scale0, scale1, sum0, sum1, sum2, sum3
 
 
@@ -181,7 +183,7 @@ def dots(words, x, ISA: tl.constexpr):
 def add_units(
     accs, words, marks, kept, x, x_scales, x_sums, u, T, K, U,
     values: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr, SCALED: tl.constexpr, HALVES: tl.constexpr,
-    MINS: tl.constexpr, BT: tl.constexpr, ISA: tl.constexpr, CACHE: tl.constexpr,
+    MINS: tl.constexpr, BT: tl.constexpr, ISA: tl.constexpr,
 ):  # fmt: skip
     """Each token's acc [BN, BU] plus the units u [1, BU] of the rows whose words and marks these are. `kept` are one
     token's activations where they are at hand, else None."""
@@ -193,7 +195,7 @@ def add_units(
             x0, x1, x2, x3, scale0, scale1, sum0, sum1, sum2, sum3 = kept
         else:
             x0, x1, x2, x3, scale0, scale1, sum0, sum1, sum2, sum3 = read_activations(
-                x, x_scales, x_sums, tl.minimum(t, T - 1), u, U, K, MINS or OFFSET > 0, CACHE
+                x, x_scales, x_sums, tl.minimum(t, T - 1), u, U, K, MINS or OFFSET > 0
             )
         i0, i1, i2, i3 = dots(q0, x0, ISA), dots(q1, x1, ISA), dots(q2, x2, ISA), dots(q3, x3, ISA)
         if OFFSET:
@@ -216,12 +218,12 @@ def zeros(BT: tl.constexpr, BN: tl.constexpr, BU: tl.constexpr):
 
 
 @triton.jit
-def finish_rows(accs, rows, bias, residual, out, T, N, residual_stride, out_stride, BT: tl.constexpr, BN: tl.constexpr):
+def finish_rows(accs, ends, rows, out, T, N, out_stride, BT: tl.constexpr, BN: tl.constexpr):
     """The lanes' sums in a tree, all tokens at once: addresses of each would take more scalar registers than CDNA has."""
     tokens, y = tl.arange(0, BT), tl.zeros((BT, BN), tl.float32)
     for t in tl.static_range(BT):
         y = tl.where((tokens == t)[:, None], tl.sum(accs[t], 1)[None, :], y)
-    finish(y, bias, residual, out, tokens, rows, T, N, residual_stride, out_stride)
+    finish(y, ends, out, tokens, rows, T, N, out_stride)
 
 
 @triton.jit(do_not_specialize=["T", "n_blocks"])
@@ -229,16 +231,13 @@ def gemv_blocks(
     x, x_scales, x_sums, quants, high, scales_, supers, bias, residual, out, T, N, K, U, n_blocks, residual_stride, out_stride,
     read_values: tl.constexpr, values: tl.constexpr, read_scales: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr,
     SCALED: tl.constexpr, HALVES: tl.constexpr, MINS: tl.constexpr, SIGNED: tl.constexpr, BT: tl.constexpr,
-    BN: tl.constexpr, BU: tl.constexpr, CHUNKS: tl.constexpr, AHEAD: tl.constexpr, ISA: tl.constexpr, BESIDE: tl.constexpr,
-    EARLY: tl.constexpr,
+    BN: tl.constexpr, BU: tl.constexpr, CHUNKS: tl.constexpr, AHEAD: tl.constexpr, ISA: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Program p of P: of all T <= BT tokens the blocks p, p + P .. of BN rows, of `n_blocks` in all.
 
     x is the words of Q8's values. A row takes CHUNKS steps of BU units. AHEAD: weights are read a step before their
-    use; else a program has one block. BESIDE: the launch before is a product of the same x, so waits only who stores
-    (early.py): it has waited for x itself, which is read past a cache that could hold what was there before.
+    use; else a program has one block.
     """
-    CACHE: tl.constexpr = ".cg" if BESIDE and EARLY else ""
     P, block, chunk = tl.num_programs(0), tl.program_id(0), 0
     lane, n = tl.arange(0, BU), tl.arange(0, BN)
     # Beyond the last row or token is that row or token again, not stored.
@@ -247,13 +246,12 @@ def gemv_blocks(
     if AHEAD:
         words = read_values(quants, high, row, 0, U, U, BU, False)
         marks = read_scales(scales_, supers, row, 0, U, U, BU, False)
-        if not BESIDE:
-            wait(EARLY)
+        wait(EARLY)
         if CHUNKS == 1 and BT == 1:  # the activations of a whole row stay in registers
-            kept = read_activations(x, x_scales, x_sums, 0, lane[None, :], U, K, MINS or OFFSET > 0, CACHE)
+            kept = read_activations(x, x_scales, x_sums, 0, lane[None, :], U, K, MINS or OFFSET > 0)
         for _ in range((n_blocks - block + P - 1) // P * CHUNKS):
             if CHUNKS == 1:
-                next_block, next_chunk = block + P, 0
+                is_last, next_block, next_chunk = True, block + P, 0
             else:
                 is_last = chunk == CHUNKS - 1
                 next_block, next_chunk = tl.where(is_last, block + P, block), tl.where(is_last, 0, chunk + 1)
@@ -261,19 +259,14 @@ def gemv_blocks(
             end = tl.where(next_block < n_blocks, U, 0)
             next_words = read_values(quants, high, row, first, end, U, BU, False)
             next_marks = read_scales(scales_, supers, row, first, end, U, BU, False)
+            rows = block * BN + n
+            ends = ends_of(bias, residual, tl.arange(0, BT), rows, is_last, T, N, residual_stride)
             accs = add_units(
                 accs, words, marks, kept, x, x_scales, x_sums, (chunk * BU + lane)[None, :], T, K, U,
-                values, scales, OFFSET, SCALED, HALVES, MINS, BT, ISA, CACHE,
+                values, scales, OFFSET, SCALED, HALVES, MINS, BT, ISA,
             )  # fmt: skip
-            if CHUNKS == 1:
-                if BESIDE:
-                    wait(EARLY)
-                finish_rows(accs, block * BN + n, bias, residual, out, T, N, residual_stride, out_stride, BT, BN)
-                accs = zeros(BT, BN, BU)
-            elif is_last:
-                if BESIDE:
-                    wait(EARLY)
-                finish_rows(accs, block * BN + n, bias, residual, out, T, N, residual_stride, out_stride, BT, BN)
+            if is_last:
+                finish_rows(accs, ends, rows, out, T, N, out_stride, BT, BN)
                 accs = zeros(BT, BN, BU)
             words, marks, block, chunk = next_words, next_marks, next_block, next_chunk
     else:
@@ -284,9 +277,10 @@ def gemv_blocks(
             marks = read_scales(scales_, supers, row, first, U, U, BU, False)
             accs = add_units(
                 accs, words, marks, kept, x, x_scales, x_sums, units[None, :], T, K, U,
-                values, scales, OFFSET, SCALED, HALVES, MINS, BT, ISA, CACHE,
+                values, scales, OFFSET, SCALED, HALVES, MINS, BT, ISA,
             )  # fmt: skip
-        finish_rows(accs, block * BN + n, bias, residual, out, T, N, residual_stride, out_stride, BT, BN)
+        ends = ends_of(bias, residual, tl.arange(0, BT), block * BN + n, True, T, N, residual_stride)
+        finish_rows(accs, ends, block * BN + n, out, T, N, out_stride, BT, BN)
 
 
 def programs(n_blocks: int, at_once: int) -> int:
@@ -294,8 +288,8 @@ def programs(n_blocks: int, at_once: int) -> int:
     return math.ceil(n_blocks / math.ceil(n_blocks / at_once))
 
 
-def blocks(x: Q8, w: Matrix, bias, residual, out: torch.Tensor, beside: bool) -> None:
-    """matmul.linear() for one matrix of a block format and T <= most_tokens() tokens; `beside`: the launch before was one too."""
+def blocks(x: Q8, w: Matrix, bias, residual, out: torch.Tensor) -> None:
+    """matmul.linear() for one matrix of a block format and T <= most_tokens() tokens."""
     T, K = x.values.shape
     U, BT = -(-K // UNIT), triton.next_power_of_2(T)
     at = tuning.tile(gemv_blocks, tile(U, BT, w.format), w.format.name, (w.rows, K), T)
@@ -305,7 +299,6 @@ def blocks(x: Q8, w: Matrix, bias, residual, out: torch.Tensor, beside: bool) ->
         gemv_blocks, (grid,), x.values.view(torch.int32), x.scales, x.sums, *w.planes, bias, residual, out, T, w.rows, K,
         U, n_blocks, *strides(residual, out), num_warps=at.num_warps, **DECODE[w.format]._asdict(), BT=BT, BN=at.BN,
         BU=at.BU, CHUNKS=triton.cdiv(U, at.BU), AHEAD=is_ahead, ISA=target.current().isa,
-        BESIDE=beside and is_ahead and target.current().begins_early,
     )  # fmt: skip
 
 
@@ -334,7 +327,8 @@ def gemv_floats(
         accs = sums
     for t in tl.static_range(BT):
         y = tl.sum(accs[t], 1)[None, :]
-        finish(y, bias, residual, out, t + tl.arange(0, 1), rows, T, N, residual_stride, out_stride)
+        tokens = t + tl.arange(0, 1)
+        finish(y, ends_of(bias, residual, tokens, rows, True, T, N, residual_stride), out, tokens, rows, T, N, out_stride)
 
 
 def floats(x: torch.Tensor, w: Matrix, bias, residual, out: torch.Tensor) -> None:

@@ -36,14 +36,10 @@ def linear(
     is_few = T <= gemv.most_tokens()
     if not is_few and not is_float:
         x = halves.of_q8(x, gemm.order(T))
+    way = gemv if is_few else gemm
     start = 0
     for w in weights:
         rows = slice(start, start + w.rows)
         parts = (None if bias is None else bias[rows], None if residual is None else residual[:, rows], out[:, rows])
-        if is_float:
-            (gemv if is_few else gemm).floats(x, w, *parts)
-        elif is_few:
-            gemv.blocks(x, w, *parts, beside=start > 0)
-        else:
-            gemm.blocks(x, w, *parts)
+        (way.floats if is_float else way.blocks)(x, w, *parts)
         start += w.rows

@@ -8,7 +8,7 @@ import triton.language as tl
 
 from rocforge.gguf.formats import Q8
 from rocforge.kernels import tuning
-from rocforge.kernels.early import wait
+from rocforge.kernels.early import settled, wait
 from rocforge.kernels.launch import launch
 from rocforge.kernels.quantize import store_q8
 
@@ -34,10 +34,10 @@ def inverse_rms(total, n, eps):
 @triton.jit
 def rms_norm_f32(x, weight, out, N, eps, BN: tl.constexpr, EARLY: tl.constexpr):
     """Program t: row t, whole."""
-    wait(EARLY)
     t, i = tl.program_id(0).to(tl.int64), tl.arange(0, BN)
+    w = settled(weight + i, i < N, EARLY)
+    wait(EARLY)
     row = tl.load(x + t * N + i, mask=i < N, other=0)
-    w = tl.load(weight + i, mask=i < N, other=0)
     inverse = inverse_rms(tl.sum(row * row, 0), N, eps)
     tl.store(out + t * N + i, row * inverse * w, mask=i < N)
 
@@ -45,11 +45,11 @@ def rms_norm_f32(x, weight, out, N, eps, BN: tl.constexpr, EARLY: tl.constexpr):
 @triton.jit
 def rms_norm_q8(x, weight, values, scales, sums, N, eps, BB: tl.constexpr, EARLY: tl.constexpr):
     """Program t: row t, whole, as BB blocks of 32."""
-    wait(EARLY)
     t, block = tl.program_id(0).to(tl.int64), tl.arange(0, BB)
     i = block[:, None] * 32 + tl.arange(0, 32)[None, :]
+    w = settled(weight + i, i < N, EARLY)
+    wait(EARLY)
     row = tl.load(x + t * N + i, mask=i < N, other=0)
-    w = tl.load(weight + i, mask=i < N, other=0)
     inverse = inverse_rms(tl.sum(tl.sum(row * row, 1), 0), N, eps)
     y = row * inverse * w
     store_q8(y, values + t * N, scales + t * (N // 32), sums + t * (N // 16), 0, N // 32, BB)

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from rocforge.gguf.formats import Q8_BLOCK, Q8Cache
-from rocforge.kernels.early import wait
+from rocforge.kernels.early import settled, wait
 from rocforge.kernels.launch import launch
 from rocforge.kernels.norm import inverse_rms
 from rocforge.kernels.quantize import quantize_tile
@@ -67,10 +67,18 @@ def rope_store_heads(
     A lane has whole pairs and writes what it has read, so none waits for another; only what a cache in
     8 bits reads again of the head, in blocks of 32, lies behind a barrier.
     """
-    wait(EARLY)
     t, head = tl.program_id(0), tl.program_id(1)
     x = qkv + (t.to(tl.int64) * (H + 2 * G) + head) * D
     i, r = tl.arange(0, BP), 2 * half + tl.arange(0, BR)
+    row = table + t.to(tl.int64) * 2 * half + i
+    cos, sin = settled(row, i < half, EARLY), settled(row + half, i < half, EARLY)
+    position = settled(positions + t, None, EARLY)
+    is_stored = (head >= H) & (position >= 0)
+    page = 0
+    if is_stored:
+        sequence = settled(sequences + t, None, EARLY)
+        page = settled(page_table + sequence * P + position // PAGE, None, EARLY)
+    wait(EARLY)
     if HALVES:
         first, second = i, i + half
     else:
@@ -84,16 +92,12 @@ def rope_store_heads(
             a *= inverse * norm_weight(q_norm, k_norm, is_q, first, i < half)
             b *= inverse * norm_weight(q_norm, k_norm, is_q, second, i < half)
             rest *= inverse * norm_weight(q_norm, k_norm, is_q, r, r < D)
-        row = table + t.to(tl.int64) * 2 * half + i
-        cos, sin = tl.load(row, mask=i < half, other=0), tl.load(row + half, mask=i < half, other=0)
         rotated = a * cos - b * sin
         b = b * cos + a * sin
         a = rotated
         store_pairs(x, a, b, rest, first, second, r, half, D)
-    position = tl.load(positions + t)
-    if (head >= H) & (position >= 0):
-        page = tl.load(page_table + tl.load(sequences + t) * P + position // PAGE).to(tl.int64)
-        at = (page * G + (head - H) % G) * PAGE + position % PAGE
+    if is_stored:
+        at = (page.to(tl.int64) * G + (head - H) % G) * PAGE + position % PAGE
         if k_scales is not None:
             tl.debug_barrier()
             if head < H + G:
