@@ -289,7 +289,7 @@ class LLM:
                 part = ids[start : start + step]
                 positions = np.arange(start, start + len(part), dtype=np.int32)
                 where = np.full(len(part), self._spare_sequence, np.int32)
-                batch = Batch(part, positions, where, table, np.arange(len(part), dtype=np.int32), [])
+                batch = Batch(part, positions, where, table, np.arange(len(part), dtype=np.int32), start + len(part))
                 out[start : start + len(part)] = self._to_host(self._runner.run(batch))
         return out
 

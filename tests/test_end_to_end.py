@@ -86,7 +86,7 @@ def run_until(llm, value, tokens):
         try:
             every = np.arange(n, dtype=np.int32)
             pages = np.arange(memory.sizes["P"], dtype=np.int32)[None]
-            found = runner.run(Batch(np.array(tokens, np.int32), every, np.zeros(n, np.int32), pages, every, []))
+            found = runner.run(Batch(np.array(tokens, np.int32), every, np.zeros(n, np.int32), pages, every, n))
             return tuple(part.copy() for part in found) if value.dtype == "q8" else found.copy()
         finally:
             runner.close()

@@ -19,6 +19,8 @@ from rocforge.plan.ir import PAGE
 
 
 WARM_UPS = 2
+# Random tokens of a sequence's text, which then come again.
+TEXT_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,9 @@ class Steps:
         self._runner, self._vocab_size, self._n = runner, vocab_size, test.sequences
         self._length = 0
         self._random, self._each = np.random.default_rng(0), np.arange(test.sequences, dtype=np.int32)
+        # Of a step of text: made once, for making them takes as long as a tenth of a small model's step.
+        self._drawn = self._random.integers(0, vocab_size, (TEXT_TOKENS, test.sequences), dtype=np.int32)
+        self._positions = np.zeros(test.sequences, np.int32)
         pages = -(-test.length // PAGE)
         sizes = runner.memory.sizes
         self._table = np.zeros((sizes["S"], sizes["P"]), np.int32)
@@ -129,9 +134,9 @@ class Steps:
         if not n_tokens:
             return
         if n_tokens == 1 and self._n <= self._runner.memory.sizes["T"]:
-            # As below, without what takes longer than a small model's step.
-            tokens = self._random.integers(0, self._vocab_size, self._n, dtype=np.int32)
-            yield Batch(tokens, np.full(self._n, self._length, np.int32), self._each, self._table, self._each, [])
+            self._positions.fill(self._length)
+            tokens = self._drawn[self._length % TEXT_TOKENS]
+            yield Batch(tokens, self._positions, self._each, self._table, self._each, self._length + 1)
             return
         positions = np.tile(np.arange(self._length, self._length + n_tokens, dtype=np.int32), self._n)
         sequences = np.repeat(np.arange(self._n, dtype=np.int32), n_tokens)
@@ -141,4 +146,5 @@ class Steps:
         for start in range(0, len(tokens), most):
             part = slice(start, start + most)
             rows = np.flatnonzero(last[part]).astype(np.int32)
-            yield Batch(tokens[part], positions[part], sequences[part], self._table, rows, [])
+            length = int(positions[part].max()) + 1
+            yield Batch(tokens[part], positions[part], sequences[part], self._table, rows, length)

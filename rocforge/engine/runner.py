@@ -72,8 +72,7 @@ class Runner:
         n_tokens, n_rows, sizes = len(batch.tokens), len(batch.rows), self.memory.sizes
         assert 1 <= n_tokens <= sizes["T"] and n_rows <= sizes["R"], (n_tokens, n_rows)
         T, R = self.backend.padded(n_tokens, n_rows, min(sizes["T"], sizes["R"]))
-        n_pages = int(batch.positions.max()) // PAGE + 1
-        self._pages = P = next(n for n in self._page_counts if n >= n_pages)
+        self._pages = P = next(n for n in self._page_counts if n * PAGE >= batch.length)
         program, inputs = self.program(T, R, P), self._inputs
         self.backend.ready()
         inputs["tokens"][:n_tokens] = batch.tokens

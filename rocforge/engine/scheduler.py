@@ -23,8 +23,9 @@ class Batch:
 
     `tokens`, `positions`, `sequences` int32 [T] (a sequence is a row of `page_table`, int32
     [sequences, pages of a sequence]); `rows` int32 [R] are the tokens whose logits are wanted, for
-    `requests`, one each. `advanced` says how many tokens of which request the step computes. The
-    arrays are the scheduler's own and hold until its next step.
+    `requests`, one each. The longest of the sequences has `length` tokens behind the step. `advanced`
+    says how many tokens of which request the step computes. The arrays are the scheduler's own and
+    hold until its next step.
     """
 
     tokens: np.ndarray
@@ -32,7 +33,8 @@ class Batch:
     sequences: np.ndarray
     page_table: np.ndarray
     rows: np.ndarray
-    requests: list[Request]
+    length: int
+    requests: list[Request] = field(default_factory=list)
     advanced: list[tuple[Request, int]] = field(default_factory=list)
 
 
@@ -173,18 +175,18 @@ class Scheduler:
         request.pages, request.slot, request.computed = [], None, 0
 
     def _batch(self, planned: list[tuple[Request, int]]) -> Batch:
-        at, requests = 0, []
+        at, length, requests = 0, 0, []
         for request, n in planned:
             part, start = slice(at, at + n), request.computed
             self._tokens[part] = request.tokens[start : start + n]
             self._positions[part] = range(start, start + n)
             self._sequences[part] = request.slot
-            at += n
+            at, length = at + n, max(length, start + n)
             if start + n == len(request.tokens):
                 self._rows[len(requests)] = at - 1
                 requests.append(request)
             request.mark_scheduled()
         return Batch(
             self._tokens[:at], self._positions[:at], self._sequences[:at], self._table, self._rows[: len(requests)],
-            requests, planned,
+            length, requests, planned,
         )  # fmt: skip
