@@ -50,11 +50,11 @@ def swiglu_f32(x, out, F, BF: tl.constexpr, EARLY: tl.constexpr):
 def swiglu_q8(x, values, scales, sums, F, BB: tl.constexpr, EARLY: tl.constexpr):
     """Program (t, i): blocks i * BB .. of row t."""
     wait(EARLY)
-    t, first = tl.program_id(0).to(tl.int64), tl.program_id(1) * BB
-    f = (first + tl.arange(0, BB))[:, None] * 32 + tl.arange(0, 32)[None, :]
+    t, block = tl.program_id(0).to(tl.int64), tl.program_id(1) * BB + tl.arange(0, BB)
+    f = block[:, None] * 32 + tl.arange(0, 32)[None, :]
     row = x + t * 2 * F
     gate, up = tl.load(row + f, mask=f < F, other=0), tl.load(row + F + f, mask=f < F, other=0)
-    store_q8(silu(gate) * up, values + t * F, scales + t * (F // 32), sums + t * (F // 16), first, F // 32, BB)
+    store_q8(silu(gate) * up, values + t * F, scales + t * (F // 32), sums + t * (F // 16), block, block < F // 32)
 
 
 def swiglu(gate_up: torch.Tensor, out: "torch.Tensor | Q8") -> None:

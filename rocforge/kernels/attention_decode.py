@@ -20,7 +20,6 @@ from rocforge.kernels.attention_block import (
     NEVER,
     Tiles,
     cache_format,
-    float_out,
     is_seen,
     load_pages,
     load_queries,
@@ -45,7 +44,7 @@ class DecodeTile(NamedTuple):
 # None: attention_lanes does better.
 DECODE: Tiles[DecodeTile | None] = {
     "nvidia": {
-        2: {64: DecodeTile(128, 4, 3), 128: DecodeTile(32, 2, 3), 256: DecodeTile(32, 4, 3)},
+        2: {64: DecodeTile(64, 4, 3), 128: DecodeTile(32, 2, 3), 256: DecodeTile(32, 4, 3)},
         1: {64: DecodeTile(128, 4, 3), 128: DecodeTile(64, 4, 3), 256: DecodeTile(32, 4, 3)},
     },
     "cdna": {
@@ -80,14 +79,15 @@ MOST_PARTS, JOIN_COLUMNS, JOIN_VALUES = 64, 32, 1024
 
 @triton.jit(do_not_specialize=["P"])
 def attend_split(
-    qkv, positions, sequences, page_table, k_values, k_scales, v_values, v_scales, out, part_acc, part_m, part_l,
-    P, G, qkv_stride, scale,
+    qkv, positions, sequences, page_table, k_values, k_scales, v_values, v_scales, out, out_scales, out_sums,
+    part_acc, part_m, part_l, P, G, qkv_stride, scale,
     WINDOW: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, PAGE: tl.constexpr,
     ROWS: tl.constexpr, BN: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Program (t, g, i): token t, the heads of kv-head g, the i-th share of its blocks of BN keys.
 
-    Without part_acc [T, H, splits, D], part_m and part_l [T, H, splits] there is one share, and out is written.
+    Without part_acc [T, H, splits, D], part_m and part_l [T, H, splits] there is one share, and out is written: with
+    scales and sums, in 8 bits.
     """
     t, g, split, splits = tl.program_id(0), tl.program_id(1), tl.program_id(2), tl.num_programs(2)
     r, d = tl.arange(0, ROWS), tl.arange(0, BD)
@@ -126,12 +126,27 @@ def attend_split(
     mask = (r < GROUP)[None, :] & (d < D)[:, None]
     if part_acc is None:
         acc /= tl.where(l == 0, 1, l)[None, :]
-        tl.store(out + row[None, :] * D + d[:, None], acc, mask=mask)
+        if out_scales is None:
+            tl.store(out + row[None, :] * D + d[:, None], acc, mask=mask)
+        else:
+            store_heads(tl.trans(acc), out, out_scales, out_sums, t.to(tl.int64) * (G * GROUP) + g * GROUP, GROUP, D)
     else:
         row = row * splits + split
         tl.store(part_m + row, m, mask=r < GROUP)
         tl.store(part_l + row, l, mask=r < GROUP)
         tl.store(part_acc + row[None, :] * D + d[:, None], acc, mask=mask)
+
+
+@triton.jit
+def store_heads(x, values, scales, sums, first, heads, D: tl.constexpr):
+    """Heads of D values to rows first .. of Q8 parts, D in each: x float32 [>= heads, >= D]; D is a multiple of 32."""
+    ROWS: tl.constexpr = x.shape[0]
+    BLOCKS: tl.constexpr = x.shape[1] // 32
+    i = tl.arange(0, ROWS * BLOCKS)
+    row, block = i // BLOCKS, i % BLOCKS
+    there = (row < heads) & (block < D // 32)
+    x = tl.reshape(x, (ROWS * BLOCKS, 32))
+    store_q8(x, values + first * D, scales + first * (D // 32), sums + first * (D // 16), row * (D // 32) + block, there)
 
 
 @triton.jit(do_not_specialize=["splits"])
@@ -165,11 +180,8 @@ def join_splits(
     if out_scales is None:
         tl.store(out + row * D + d, acc, mask=d < D)
     else:
-        blocks: tl.constexpr = D // 32
-        acc = tl.reshape(acc, (BD // 32, 32))
-        store_q8(
-            acc, out + row * D, out_scales + row * blocks, out_sums + row * 2 * blocks, first_column // 32, blocks, BD // 32
-        )  # fmt: skip
+        block, x = first_column // 32 + tl.arange(0, BD // 32), tl.reshape(acc, (BD // 32, 32))
+        store_q8(x, out + row * D, out_scales + row * (D // 32), out_sums + row * (D // 16), block, block < D // 32)
 
 
 def launch_splits(
@@ -181,22 +193,21 @@ def launch_splits(
     """
     P, G, *_ = sizes
     T, H, D, BD = len(inputs[0]), G * shape["GROUP"], shape["D"], shape["BD"]
-    # What fills the device, but a block of keys each.
+    # What fills the device, but a block of keys each (256 keys, H200: 3.5 us in eight parts, joined; 8.2 in one).
     splits = PROGRAMS[target.current().family] // (T * programs)
     splits = max(1, min(splits, triton.cdiv(P * shape["PAGE"], BN), MAX_SPLITS))
+    outs = out if isinstance(out, Q8) else (out, None, None)
     if splits == 1:
-        with float_out(out, inputs[0]) as floats:
-            launch(kernel, (T, programs, 1), *inputs, floats, None, None, None, *sizes, **shape, BN=BN, **options)
+        launch(kernel, (T, programs, 1), *inputs, *outs, None, None, None, *sizes, **shape, BN=BN, **options)
         return
     shapes = {"attention_acc": (T, H, splits, D), "attention_m": (T, H, splits), "attention_l": (T, H, splits)}
     parts = [scratch(tag, size, torch.float32, inputs[0]) for tag, size in shapes.items()]
-    launch(kernel, (T, programs, splits), *inputs, parts[0], *parts, *sizes, **shape, BN=BN, **options)
+    launch(kernel, (T, programs, splits), *inputs, parts[0], None, None, *parts, *sizes, **shape, BN=BN, **options)
     BS = min(MOST_PARTS, triton.next_power_of_2(splits))
-    joined = out if isinstance(out, Q8) else (out, None, None)
     BD = min(BD, JOIN_COLUMNS)
     warps = max(1, BS * BD // JOIN_VALUES)
     grid = (T * H, triton.cdiv(D, BD))
-    launch(join_splits, grid, *parts, *joined, splits, num_warps=warps, fuses=False, D=D, BD=BD, BS=BS)
+    launch(join_splits, grid, *parts, *outs, splits, num_warps=warps, fuses=False, D=D, BD=BD, BS=BS)
 
 
 def decode(inputs: tuple, out: "torch.Tensor | Q8", sizes: tuple, shape: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import triton.language as tl
 from rocforge.gguf.formats import Q8
 from rocforge.kernels import target, tuning
 from rocforge.kernels.attention_block import LOG2_E, NEVER, cache_format, is_seen, load_pages, load_rows, rows_of, share_of
-from rocforge.kernels.attention_decode import launch_splits
+from rocforge.kernels.attention_decode import launch_splits, store_heads
 from rocforge.kernels.early import wait
 
 
@@ -40,14 +40,15 @@ def lanes_tile() -> LanesTile:
 
 @triton.jit(do_not_specialize=["P"])
 def attend_lanes(
-    qkv, positions, sequences, page_table, k_values, k_scales, v_values, v_scales, out, part_acc, part_m, part_l,
-    P, G, qkv_stride, scale,
+    qkv, positions, sequences, page_table, k_values, k_scales, v_values, v_scales, out, out_scales, out_sums,
+    part_acc, part_m, part_l, P, G, qkv_stride, scale,
     WINDOW: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, PAGE: tl.constexpr,
     HEADS: tl.constexpr, BN: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Program (t, j, i): token t, the j-th HEADS heads (those of a kv-head follow each other), its i-th share of blocks.
 
-    Without part_acc [T, H, splits, D], part_m and part_l [T, H, splits] there is one share, and out is written.
+    Without part_acc [T, H, splits, D], part_m and part_l [T, H, splits] there is one share, and out is written: with
+    scales and sums, in 8 bits.
     """
     wait(EARLY)
     PARTS: tl.constexpr = (GROUP + HEADS - 1) // HEADS
@@ -94,7 +95,11 @@ def attend_lanes(
         mask = d < tl.where(head < GROUP, D, 0)
         row = t.to(tl.int64) * (G * GROUP) + g * GROUP + head
         if part_acc is None:
-            tl.store(out + row * D + d, values / tl.where(total == 0, 1, total), mask=mask)
+            values /= tl.where(total == 0, 1, total)
+            if out_scales is None:
+                tl.store(out + row * D + d, values, mask=mask)
+            else:
+                store_heads(tl.expand_dims(values, 0), out, out_scales, out_sums, row, tl.minimum(GROUP - head, 1), D)
         else:
             row = row * splits + split
             tl.store(part_m + row, largest, mask=head < GROUP)

@@ -40,7 +40,7 @@ _DTYPES = {"f32": torch.float32, "f16": torch.float16, "i32": torch.int32}
 # Sizes that a step of decoding is filled up to: one recorded graph serves all batches between two of them.
 BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 # Pages of a sequence, likewise: from the first on by this factor.
-FIRST_PAGES, MORE_PAGES = 16, 4
+FIRST_PAGES, MORE_PAGES = 8, 4
 
 
 def weights_bytes(weights: Iterable[Any]) -> int:

@@ -56,7 +56,7 @@ class FloatsTile(NamedTuple):
 # units (gfx906, RDNA2), where a tile of the product has to stay in the lanes' registers.
 TILES: dict[str, list[GemmTile]] = {
     "nvidia": [
-        GemmTile(8, 32, 8, 2, 3, 4), GemmTile(16, 32, 8, 2, 2, 6), GemmTile(32, 128, 8, 8, 2, 1), GemmTile(64, 128, 4, 8, 3, 1),
+        GemmTile(8, 32, 8, 2, 3, 4), GemmTile(16, 32, 8, 2, 2, 6), GemmTile(32, 128, 4, 4, 3, 1), GemmTile(64, 128, 4, 8, 3, 1),
         GemmTile(128, 128, 2, 8, 3, 1), GemmTile(256, 128, 2, 8, 3, 1),
     ],
     "cdna": [

@@ -52,7 +52,7 @@ def rms_norm_q8(x, weight, values, scales, sums, N, eps, BB: tl.constexpr, EARLY
     row = tl.load(x + t * N + i, mask=i < N, other=0)
     inverse = inverse_rms(tl.sum(tl.sum(row * row, 1), 0), N, eps)
     y = row * inverse * w
-    store_q8(y, values + t * N, scales + t * (N // 32), sums + t * (N // 16), 0, N // 32, BB)
+    store_q8(y, values + t * N, scales + t * (N // 32), sums + t * (N // 16), block, block < N // 32)
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, out: "torch.Tensor | Q8", *, eps: float) -> None:

@@ -44,15 +44,13 @@ def quantize_tile(x):
 
 
 @triton.jit
-def store_q8(x, values, scales, sums, first, count, B: tl.constexpr):
-    """Blocks first .. of a row, x float32 [B, 32], to the row's Q8 parts; those from `count` on are left out."""
+def store_q8(x, values, scales, sums, block, there):
+    """Blocks [B] of a row, x float32 [B, 32], to the row's Q8 parts, those that are `there`."""
     q, scale = quantize_tile(x)
-    block = first + tl.arange(0, B)
-    there = block < count
     column = tl.arange(0, 32)
     tl.store(values + block[:, None] * 32 + column[None, :], q.to(tl.int8), mask=there[:, None])
     tl.store(scales + block, scale, mask=there)
-    half_sums = tl.sum(tl.reshape(q, (B, 2, 16)), 2)
+    half_sums = tl.sum(tl.reshape(q, (block.shape[0], 2, 16)), 2)
     tl.store(sums + block[:, None] * 2 + tl.arange(0, 2)[None, :], half_sums.to(tl.int16), mask=there[:, None])
 
 
@@ -64,7 +62,7 @@ def quantize_rows(x, values, scales, sums, K, x_stride, B: tl.constexpr, EARLY: 
     block = first + tl.arange(0, B)
     at = x + t * x_stride + block[:, None] * 32 + tl.arange(0, 32)[None, :]
     row = tl.load(at, mask=(block < K // 32)[:, None], other=0)
-    store_q8(row, values + t * K, scales + t * (K // 32), sums + t * (K // 16), first, K // 32, B)
+    store_q8(row, values + t * K, scales + t * (K // 32), sums + t * (K // 16), block, block < K // 32)
 
 
 def quantize(x: torch.Tensor, out: Q8) -> None:
