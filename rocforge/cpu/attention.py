@@ -35,6 +35,7 @@ from rocforge.cpu.isa import (
 from rocforge.cpu.lanes import store_columns
 from rocforge.cpu.product import add_product
 from rocforge.cpu.quantize import quantize_block
+from rocforge.cpu.rope import rope_store
 from rocforge.cpu.threads import counter, inline, kernel, launch, real, take, words
 from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8Cache
 
@@ -296,3 +297,30 @@ def attention(
     kept = "q8_0" if k.scales is not None else {2: "f16", 4: "f32"}[k.values.itemsize]
     blocking = tuning.tile(attend.__name__, DEFAULT, kept, (head_dim, heads // kv_heads, kv_heads), len(qkv))
     launch(attend, qkv, positions, sequences, page_table, *k, *v, *outs, *sizes, window, scale, counter(), *blocking)
+
+
+def rope_attention(
+    qkv: np.ndarray,
+    table: np.ndarray,
+    positions: np.ndarray,
+    sequences: np.ndarray,
+    page_table: np.ndarray,
+    q_norm: "np.ndarray | None",
+    k_norm: "np.ndarray | None",
+    k_cache: "np.ndarray | Q8Cache",
+    v_cache: "np.ndarray | Q8Cache",
+    out: "np.ndarray | Q8",
+    *,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    layout: str,
+    eps: float,
+    scale: float,
+    window: int,
+) -> None:
+    """rope_store(), then attention()."""
+    sizes = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
+    placed = (positions, sequences, page_table)
+    rope_store(qkv, table, *placed, q_norm, k_norm, k_cache, v_cache, **sizes, layout=layout, eps=eps)
+    attention(qkv, *placed, k_cache, v_cache, out, **sizes, scale=scale, window=window)

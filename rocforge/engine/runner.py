@@ -86,7 +86,10 @@ class Runner:
         return self._logits_of(T, R)[:n_rows]
 
     def profile(self, n_tokens: int) -> Callable[[], np.ndarray]:
-        """-> run(): seconds, float64, of each op of a step of n_tokens with one row of logits, over the inputs of the last run."""
+        """-> run(): seconds, float64, of each op of a step of n_tokens with one row of logits, over the inputs of the last run.
+
+        Each op by itself, also where a step launches two together.
+        """
         sizes = self._sizes(n_tokens, 1, self._pages)
         return self.backend.profile([partial(self._launch, op, sizes) for op in self.plan.ops])
 
@@ -132,10 +135,15 @@ class Runner:
         sizes = self._sizes(*key)
         # Of the page table, which ends the inputs, only the pages that this step may see.
         table = self.plan.inputs[-1]
+        # A step that only fills the cache has no row to make logits of.
+        ops = [op for op in self.plan.ops if n_rows or "R" not in op.writes[0].shape]
         with self.backend.record(self.memory.offsets[table.name] + table.n_bytes(sizes)) as program:
-            for op in self.plan.ops:
-                # A step that only fills the cache has no row to make logits of.
-                if n_rows or "R" not in op.writes[0].shape:
+            while ops:
+                op, *ops = ops
+                both = self.backend.together.get((op.kind, ops[0].kind)) if ops else None
+                if both:
+                    both(**{**self._arguments(op, sizes), **self._arguments(ops.pop(0), sizes)})
+                else:
                     self._launch(op, sizes)
         self._programs[key] = program
         if len(self._programs) > _PROGRAMS:
@@ -143,8 +151,10 @@ class Runner:
         return program
 
     def _launch(self, op: Op, sizes) -> None:
-        operands = {name: self._bind(operand, sizes) for name, operand in op.operands.items()}
-        self._launchers[op.kind](**operands, **op.attrs)
+        self._launchers[op.kind](**self._arguments(op, sizes))
+
+    def _arguments(self, op: Op, sizes) -> dict[str, Any]:
+        return {**{name: self._bind(operand, sizes) for name, operand in op.operands.items()}, **op.attrs}
 
     def _bind(self, operand, sizes) -> Any:
         if operand is None:

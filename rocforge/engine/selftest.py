@@ -39,7 +39,7 @@ OFF_BY_ONE = 0.02
 # The module of either room that has the op, where it is called otherwise.
 MODULES = {
     "rms_norm": "norm", "swiglu": "activation", "rope_table": "rope", "rope_store": "rope", "linear": "matmul",
-    "penalize": "sample",
+    "rope_attention": "attention", "penalize": "sample",
 }  # fmt: skip
 
 Progress = Callable[[str, int, int], None]

@@ -157,6 +157,29 @@ def _attention(rng) -> Iterator[Case]:
                 yield Case("attention", f"{kind}, {len(positions)} tokens, in 8 bits", arguments, {"out": (2**-10, 0)})
 
 
+def _rope_attention(rng) -> Iterator[Case]:
+    for layout, kind, has_norm, length, window in (
+        ("half", "float16", True, 70, 0), ("interleaved", "float16", False, 33, 0), ("half", "8 bits", True, 40, 20),
+        ("interleaved", "8 bits", False, 1, 0),
+    ):  # fmt: skip
+        n_pages, page_table = _pages(rng, (5, length))
+        angles = (length - 1) * _FREQUENCIES[None]
+        arguments = {
+            "qkv": _normal(rng, 1, (_H + 2 * _G) * _D),
+            "table": np.concatenate([np.cos(angles), np.sin(angles)], 1).astype(np.float32),
+            "positions": np.array([length - 1], np.int32), "sequences": np.array([1], np.int32), "page_table": page_table,
+            **{name: _normal(rng, _D) if has_norm else None for name in ("q_norm", "k_norm")},
+            **{name: _full_cache(rng, kind, n_pages, (0, length - 1), page_table) for name in ("k_cache", "v_cache")},
+            "out": _empty(1, _H * _D), **_HEADS, "layout": layout, "eps": 1e-6, "scale": _D**-0.5, "window": window,
+        }  # fmt: skip
+        # Of the row that is stored what rope_store may be off by, and of the result what attention may: its queries and
+        # its own key are rotated in other words, by some float32 roundings.
+        off = 16 * (_D / 4 + 8) * ULP
+        in_cache = {"float16": (HALF, off), "8 bits": (2 * HALF, off)}[kind]
+        written = {"out": (0, 8 * 7 * HALF / 2), "k_cache": in_cache, "v_cache": in_cache}
+        yield Case("rope_attention", f"{layout}, {kind}, {length} keys, window {window}", arguments, written)
+
+
 def _full_cache(rng, kind: str, n_pages: int, lengths: tuple[int, ...], page_table: np.ndarray) -> Any:
     """Normal values where the sequences are; elsewhere what must not matter: no numbers."""
     values = np.full((n_pages, _G, PAGE, _D), np.nan, np.float32)
@@ -276,7 +299,7 @@ def _middle(logits: np.ndarray, temperature: float, top_k: int, which: int) -> f
 
 CASES: dict[str, Callable[[np.random.Generator], Iterator[Case]]] = {
     "quantize": _quantize, "rms_norm": _rms_norm, "swiglu": _swiglu, "rope_table": _rope_table, "rope_store": _rope_store,
-    "attention": _attention, "linear": _linear, "embed": _embed, "gather": _gather, "penalize": _penalize, "sample": _sample,
+    "attention": _attention, "rope_attention": _rope_attention, "linear": _linear, "embed": _embed, "gather": _gather, "penalize": _penalize, "sample": _sample,
 }  # fmt: skip
 
 

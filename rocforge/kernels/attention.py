@@ -19,15 +19,16 @@ from rocforge.kernels.attention_block import (
     float_out,
     is_seen,
     load_pages,
-    load_queries,
     load_rows,
+    queries_of,
     rows_of,
     tile_of,
 )
-from rocforge.kernels.attention_decode import DECODE, decode
+from rocforge.kernels.attention_decode import DECODE, Turn, decode
 from rocforge.kernels.attention_lanes import attend
 from rocforge.kernels.early import wait
 from rocforge.kernels.launch import launch
+from rocforge.kernels.rope import LAYOUTS, rope_store
 
 PAGE = 32
 
@@ -105,7 +106,7 @@ def attend_tile(
     position = tl.load(positions + t, mask=is_token, other=-1)
     sequence = tl.where(position >= 0, tl.load(sequences + t, mask=is_token, other=-1), -1)  # -1 of padding
     q = qkv + start.to(tl.int64) * qkv_stride + ((t - start)[:, None] * qkv_stride + head[:, None] * D + d[None, :])
-    q, factor = load_queries(q, is_token[:, None] & (d < D)[None, :], scale, tl.float16)
+    q, factor = queries_of(tl.load(q, mask=is_token[:, None] & (d < D)[None, :], other=0), scale, tl.float16)
 
     at = start
     while at < end:
@@ -165,6 +166,34 @@ def prefill(inputs: tuple, out: "torch.Tensor | Q8", sizes: tuple, shape: dict[s
         )  # fmt: skip
 
 
+def _arranged(
+    qkv, positions, sequences, page_table, k_cache, v_cache, out, heads: int, kv_heads: int, head_dim: int, scale: float, window: int
+) -> tuple[tuple, tuple, dict[str, Any]]:
+    """attention()'s arguments as kernels take them: (inputs, sizes, shape)."""
+    T, P = len(qkv), page_table.shape[1]
+    k, v = (c if isinstance(c, Q8Cache) else Q8Cache(c, None) for c in (k_cache, v_cache))
+    shape = (k.values.shape[0], kv_heads, PAGE, head_dim)
+    assert k.values.shape == v.values.shape == shape, (k.values.shape, v.values.shape, shape)
+    assert k.values.dtype == v.values.dtype, (k.values.dtype, v.values.dtype)
+    if k.scales is not None:
+        blocks = (*shape[:3], head_dim // Q8_BLOCK)
+        assert head_dim % Q8_BLOCK == 0 and k.scales.shape == v.scales.shape == blocks, (k.scales.shape, v.scales.shape)
+    outs = out if isinstance(out, Q8) else (out,)
+    assert all(part is None or part.is_contiguous() for part in (*k, *v, *outs, page_table))
+    assert qkv.shape[1] >= heads * head_dim and qkv.stride(1) == 1, (qkv.shape, qkv.stride())
+    assert outs[0].shape == (T, heads * head_dim), (outs[0].shape, T)
+    assert out.dtype == torch.float32 if len(outs) == 1 else head_dim % Q8_BLOCK == 0, (outs[0].dtype, head_dim)
+    assert head_dim <= 256, head_dim
+    assert heads % kv_heads == 0 and scale > 0 and window >= 0, (heads, kv_heads, scale, window)
+    inputs = (qkv, positions, sequences, page_table, *k, *v)
+    sizes = (P, kv_heads, qkv.stride(0), scale)
+    shape = {
+        "WINDOW": window, "GROUP": heads // kv_heads, "D": head_dim, "BD": max(16, triton.next_power_of_2(head_dim)),
+        "PAGE": PAGE,
+    }  # fmt: skip
+    return inputs, sizes, shape
+
+
 def attention(
     qkv: torch.Tensor,
     positions: torch.Tensor,
@@ -188,36 +217,57 @@ def attention(
     other. With half or Q8 caches, products are of float16, their sums float32. A token with p < 0 is padding: its
     row of out is zeros, whatever its q.
     """
-    T, P = len(qkv), page_table.shape[1]
-    k, v = (c if isinstance(c, Q8Cache) else Q8Cache(c, None) for c in (k_cache, v_cache))
-    shape = (k.values.shape[0], kv_heads, PAGE, head_dim)
-    assert k.values.shape == v.values.shape == shape, (k.values.shape, v.values.shape, shape)
-    assert k.values.dtype == v.values.dtype, (k.values.dtype, v.values.dtype)
-    if k.scales is not None:
-        blocks = (*shape[:3], head_dim // Q8_BLOCK)
-        assert head_dim % Q8_BLOCK == 0 and k.scales.shape == v.scales.shape == blocks, (k.scales.shape, v.scales.shape)
-    outs = out if isinstance(out, Q8) else (out,)
-    assert all(part is None or part.is_contiguous() for part in (*k, *v, *outs, page_table))
-    assert qkv.shape[1] >= heads * head_dim and qkv.stride(1) == 1, (qkv.shape, qkv.stride())
-    assert outs[0].shape == (T, heads * head_dim), (outs[0].shape, T)
-    assert out.dtype == torch.float32 if len(outs) == 1 else head_dim % Q8_BLOCK == 0, (outs[0].dtype, head_dim)
-    assert head_dim <= 256, head_dim
-    assert heads % kv_heads == 0 and scale > 0 and window >= 0, (heads, kv_heads, scale, window)
-    inputs = (qkv, positions, sequences, page_table, *k, *v)
-    sizes = (P, kv_heads, qkv.stride(0), scale)
-    shape = {
-        "WINDOW": window, "GROUP": heads // kv_heads, "D": head_dim, "BD": max(16, triton.next_power_of_2(head_dim)),
-        "PAGE": PAGE,
-    }  # fmt: skip
-    at = target.current()
-    # Rows that are no multiple of 16 bytes load element by element: matrix units would wait for them, and
-    # a mask for each element would take more scalar registers than there are.
-    if k.values.dtype == torch.float32 or (at.backend == "hip" and not at.matrix) or head_dim % 8:
+    inputs, sizes, shape = _arranged(
+        qkv, positions, sequences, page_table, k_cache, v_cache, out, heads, kv_heads, head_dim, scale, window
+    )
+    if not _has_tiles(inputs, shape):
         attend(inputs, out, sizes, shape)
     # A step of decode may be padded to a power of two.
-    elif T > triton.next_power_of_2(len(page_table)):
+    elif len(qkv) > triton.next_power_of_2(len(page_table)):
         prefill(inputs, out, sizes, shape)
-    elif tile_of(DECODE, k.values.itemsize, shape["BD"]):
+    elif tile_of(DECODE, inputs[4].itemsize, shape["BD"]):
         decode(inputs, out, sizes, shape)
     else:
         attend(inputs, out, sizes, shape)
+
+
+def _has_tiles(inputs: tuple, shape: dict[str, Any]) -> bool:
+    """Whether the matrix units can do it. Rows that are no multiple of 16 bytes load element by element: matrix units would
+    wait for them, and a mask for each element would take more scalar registers than there are."""
+    at = target.current()
+    return inputs[4].dtype != torch.float32 and not (at.backend == "hip" and not at.matrix) and shape["D"] % 8 == 0
+
+
+def rope_attention(
+    qkv: torch.Tensor,
+    table: torch.Tensor,
+    positions: torch.Tensor,
+    sequences: torch.Tensor,
+    page_table: torch.Tensor,
+    q_norm: "torch.Tensor | None",
+    k_norm: "torch.Tensor | None",
+    k_cache: "torch.Tensor | Q8Cache",
+    v_cache: "torch.Tensor | Q8Cache",
+    out: "torch.Tensor | Q8",
+    *,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    layout: str,
+    eps: float,
+    scale: float,
+    window: int,
+) -> None:
+    """rope_store(), then attention(): for one token by one kernel, which may leave q and k in qkv as they are."""
+    inputs, sizes, shape = _arranged(
+        qkv, positions, sequences, page_table, k_cache, v_cache, out, heads, kv_heads, head_dim, scale, window
+    )
+    if len(qkv) == 1 and _has_tiles(inputs, shape) and tile_of(DECODE, inputs[4].itemsize, shape["BD"]):
+        assert qkv.shape[1] == (heads + 2 * kv_heads) * head_dim, (qkv.shape, heads)
+        assert (q_norm is None) == (k_norm is None), "a norm for q and none for k, or the other way round"
+        decode(inputs, out, sizes, shape, Turn(table, q_norm, k_norm, float(eps), LAYOUTS.index(layout) == 1))
+        return
+    sizes = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
+    placed = (positions, sequences, page_table)
+    rope_store(qkv, table, *placed, q_norm, k_norm, k_cache, v_cache, **sizes, layout=layout, eps=eps)
+    attention(qkv, *placed, k_cache, v_cache, out, **sizes, scale=scale, window=window)

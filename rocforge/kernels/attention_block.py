@@ -17,7 +17,7 @@ from rocforge.gguf.formats import Q8
 from rocforge.kernels import target
 from rocforge.kernels.early import settled
 from rocforge.kernels.launch import scratch
-from rocforge.kernels.quantize import quantize
+from rocforge.kernels.quantize import quantize, quantize_tile
 
 Tile = TypeVar("Tile")
 # Tiles by the target's family, or by the first letters of an architecture that differs from its
@@ -53,12 +53,11 @@ def float_out(out: "torch.Tensor | Q8", like: torch.Tensor) -> Iterator[torch.Te
 
 
 @triton.jit
-def load_queries(q, mask, scale, KIND: tl.constexpr):
-    """(queries of type KIND, factor) for float32 at the addresses q [ROWS, BD]: score = factor * (q . k).
+def queries_of(x, scale, KIND: tl.constexpr):
+    """(queries of type KIND, factor) for float32 x [ROWS, BD]: score = factor * (q . k).
 
     A row is divided by its largest element: then float16 holds it, whatever its size.
     """
-    x = tl.load(q, mask=mask, other=0)
     largest = tl.max(tl.abs(x), 1)
     largest = tl.where(largest > 0, largest, 1)
     return (x / largest[:, None]).to(KIND), largest * (scale * LOG2_E)
@@ -115,6 +114,24 @@ def load_rows(values, scales, rows, D: tl.constexpr, BD: tl.constexpr, AXIS: tl.
         else:
             scale = tl.reshape(tl.broadcast_to(scale[:, None, :], (BD // 32, 32, BN)), (BD, BN))
         return x * scale
+
+
+@triton.jit
+def store_row(x, values, scales, row, D: tl.constexpr, KIND: tl.constexpr):
+    """x float32 [1, BD] to a row of a cache; and as load_rows will give it, of type KIND."""
+    BD: tl.constexpr = x.shape[1]
+    d = tl.arange(0, BD)[None, :]
+    to = values + row * D + d
+    if scales is None:
+        kept = x.to(values.dtype.element_ty)
+        tl.store(to, kept, mask=d < D)
+        return kept.to(KIND)
+    else:
+        q, scale = quantize_tile(tl.reshape(x, (BD // 32, 32)))
+        block, scale = tl.arange(0, BD // 32), scale.to(tl.float16)
+        tl.store(scales + row * (D // 32) + block, scale, mask=block < D // 32)
+        tl.store(to, tl.reshape(q, (1, BD)).to(tl.int8), mask=d < D)
+        return tl.reshape(q.to(KIND) * scale.to(KIND)[:, None], (1, BD))
 
 
 @triton.jit

@@ -22,15 +22,17 @@ from rocforge.kernels.attention_block import (
     cache_format,
     is_seen,
     load_pages,
-    load_queries,
     load_rows,
+    queries_of,
     rows_of,
     share_of,
+    store_row,
     tile_of,
 )
 from rocforge.kernels.early import settled, wait
 from rocforge.kernels.launch import launch, scratch
 from rocforge.kernels.quantize import store_q8
+from rocforge.kernels.rope import angles_of, turned
 
 
 class DecodeTile(NamedTuple):
@@ -79,12 +81,15 @@ MOST_PARTS, JOIN_COLUMNS, JOIN_VALUES = 64, 32, 1024
 
 @triton.jit(do_not_specialize=["P"])
 def attend_split(
-    qkv, positions, sequences, page_table, k_values, k_scales, v_values, v_scales, out, out_scales, out_sums,
-    part_acc, part_m, part_l, P, G, qkv_stride, scale,
+    qkv, positions, sequences, page_table, k_values, k_scales, v_values, v_scales, table, q_norm, k_norm,
+    out, out_scales, out_sums, part_acc, part_m, part_l, P, G, qkv_stride, scale, eps,
     WINDOW: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, PAGE: tl.constexpr,
-    ROWS: tl.constexpr, BN: tl.constexpr, EARLY: tl.constexpr,
+    HALF: tl.constexpr, HALVES: tl.constexpr, ROWS: tl.constexpr, BN: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Program (t, g, i): token t, the heads of kv-head g, the i-th share of its blocks of BN keys.
+
+    With a table [T, 2 * HALF] it does rope_store's work too: q and k are not rotated yet, and the token's own row is not in
+    the cache. The program with the last share has it in registers, and stores it.
 
     Without part_acc [T, H, splits, D], part_m and part_l [T, H, splits] there is one share, and out is written: with
     scales and sums, in 8 bits.
@@ -94,25 +99,50 @@ def attend_split(
     head = g * GROUP + r
     position, sequence = settled(positions + t, None, EARLY), settled(sequences + t, None, EARLY)
     sequence = tl.where(position >= 0, sequence, 0).to(tl.int64)
-    table, last = page_table + sequence * P, tl.maximum(position, 0)
-    first, end = share_of(position, split, splits, WINDOW, BN)
-    pages = load_pages(table, first * BN, last, BN, PAGE, EARLY)
+    its_pages, newest = page_table + sequence * P, position  # of what is in the cache
+    if table is not None:
+        newest = position - 1
+        has_own = (split == splits - 1) & (position >= 0)
+        own_page = settled(its_pages + tl.maximum(position, 0) // PAGE, None, EARLY)
+        angles = angles_of(table + t.to(tl.int64) * 2 * HALF, d, HALF, HALVES, EARLY)
+    last = tl.maximum(newest, 0)
+    first, end = share_of(newest, split, splits, WINDOW, BN)
+    pages = load_pages(its_pages, first * BN, last, BN, PAGE, EARLY)
     wait(EARLY)
 
     # Keys are the rows of the first product, the head's columns those of the second: there are enough
     # of either for each warp to have its own, where the few queries would leave all warps the same.
-    q = qkv + t.to(tl.int64) * qkv_stride + head[:, None] * D + d[None, :]
-    q, factor = load_queries(q, (r < GROUP)[:, None] & (d < D)[None, :], scale, tl.float16)
-    q = tl.trans(q)
+    at, mask = qkv + t.to(tl.int64) * qkv_stride + head[:, None] * D, (r < GROUP)[:, None] & (d < D)[None, :]
+    if table is None:
+        x = tl.load(at + d[None, :], mask=mask, other=0)
+    else:
+        x = turned(at, d, mask, angles, q_norm, eps, D)
+        own = qkv + t.to(tl.int64) * qkv_stride + (G * GROUP + g + tl.zeros((1, 1), tl.int32)) * D
+        is_mine = (d < tl.where(has_own, D, 0))[None, :]
+        own_k = turned(own, d, is_mine, angles, k_norm, eps, D)
+        own_v = tl.load(own + G * D + d[None, :], mask=is_mine, other=0)
+    halves, factor = queries_of(x, scale, tl.float16)
+    q = tl.trans(halves)
     m = tl.full((ROWS,), NEVER, tl.float32)
     l = tl.zeros((BN, ROWS), tl.float32)  # of every BN-th key: summed up at the end, warps need not wait for it
     acc = tl.zeros((BD, ROWS), tl.float32)
+    if table is not None:
+        if has_own:  # first, so that nothing of it is held while the others are gone through
+            row = (own_page.to(tl.int64) * G + g) * PAGE + position % PAGE
+            k = store_row(own_k, k_values, k_scales, row, D, tl.float16)
+            v = store_row(own_v, v_values, v_scales, row, D, tl.float16)
+            m = tl.sum(halves.to(tl.float32) * k.to(tl.float32), 1) * factor
+            l += tl.where(tl.arange(0, BN) == 0, 1.0, 0.0)[:, None]
+            acc += tl.trans(v).to(tl.float32)
     for block in range(first, end):
         rows = rows_of(pages, g, G, block * BN, last, BN, PAGE)
         k = load_rows(k_values, k_scales, rows, D, BD, 1, tl.float16)
         v = load_rows(v_values, v_scales, rows, D, BD, 0, tl.float16)
-        pages = load_pages(table, (block + 1) * BN, last, BN, PAGE)
-        seen = is_seen(block * BN + tl.arange(0, BN), position, WINDOW)
+        pages = load_pages(its_pages, (block + 1) * BN, last, BN, PAGE)
+        keys = block * BN + tl.arange(0, BN)
+        seen = is_seen(keys, position, WINDOW)
+        if table is not None:
+            seen = seen & (keys <= newest)
         scores = tl.where(seen[:, None], tl.dot(k, q), float("-inf"))
         largest = tl.maximum(m, tl.max(scores, 0) * factor)
         weights = tl.exp2(scores * factor[None, :] - largest[None, :])
@@ -210,11 +240,29 @@ def launch_splits(
     launch(join_splits, grid, *parts, *outs, splits, num_warps=warps, fuses=False, D=D, BD=BD, BS=BS)
 
 
-def decode(inputs: tuple, out: "torch.Tensor | Q8", sizes: tuple, shape: dict[str, Any]) -> None:
-    """attention() of few tokens on the matrix units: caches in halves or Q8."""
+class Turn(NamedTuple):
+    """What rope_store() does to the queries, and to the keys and values that are not in the cache yet."""
+
+    table: torch.Tensor
+    q_norm: "torch.Tensor | None"
+    k_norm: "torch.Tensor | None"
+    eps: float
+    halves: bool
+
+
+def decode(
+    inputs: tuple, out: "torch.Tensor | Q8", sizes: tuple, shape: dict[str, Any], turn: Turn | None = None
+) -> None:
+    """attention() of few tokens on the matrix units: caches in halves or Q8. With a turn, rope_store() of one token too."""
     _, G, *_ = sizes
     tile = tile_of(DECODE, inputs[4].itemsize, shape["BD"])
     tile = tuning.tile(attend_split, tile, cache_format(inputs[4]), (shape["D"], shape["GROUP"], G), len(inputs[0]))
+    if turn is None:
+        inputs, sizes, shape = (*inputs, None, None, None), (*sizes, 0.0), {**shape, "HALF": 0, "HALVES": False}
+    else:
+        half = turn.table.shape[1] // 2
+        inputs, sizes = (*inputs, turn.table, turn.q_norm, turn.k_norm), (*sizes, turn.eps)
+        shape = {**shape, "HALF": half, "HALVES": turn.halves}
     launch_splits(
         attend_split, G, tile.BN, inputs, out, sizes, shape, ROWS=max(LEAST, triton.next_power_of_2(shape["GROUP"])),
         num_warps=tile.num_warps, num_stages=tile.num_stages,

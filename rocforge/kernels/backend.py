@@ -11,7 +11,7 @@ from rocforge.errors import CapacityError
 from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8_SUM_BLOCK, Format, Q8Cache
 from rocforge.kernels import durations, gemm, gemv, launch, layout, target, tuning
 from rocforge.kernels.activation import swiglu
-from rocforge.kernels.attention import attention
+from rocforge.kernels.attention import attention, rope_attention
 from rocforge.kernels.embed import embed
 from rocforge.kernels.gather import gather
 from rocforge.kernels.matmul import linear
@@ -67,6 +67,9 @@ class Draw(NamedTuple):
 
 class Backend:
     """One GPU: its memory, and its current stream. `device` is torch's name or number for it."""
+
+    # Two ops of which one follows the other, by what launches both: a launch less, where that can.
+    together: dict[tuple[str, str], Callable[..., None]] = {("rope_store", "attention"): rope_attention}
 
     @property
     def prompts(self) -> tuple[int, ...]:

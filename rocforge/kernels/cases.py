@@ -11,7 +11,7 @@ import torch
 from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8_SUM_BLOCK, SUPPORTED, Format, Q8Cache
 from rocforge.kernels import gemv, launch, layout, repack
 from rocforge.kernels.activation import swiglu
-from rocforge.kernels.attention import attention
+from rocforge.kernels.attention import attention, rope_attention
 from rocforge.kernels.embed import embed
 from rocforge.kernels.gather import gather
 from rocforge.kernels.matmul import linear
@@ -112,7 +112,8 @@ def _calls(every: bool) -> Iterator[tuple[str, str, Callable[[], None]]]:
             if kv == "q8_0" and D % Q8_BLOCK:
                 continue
             for layout_name, norms in (("interleaved", False), ("half", True)):
-                yield "rope_store", kv, lambda kv=kv, D=D, l=layout_name, n=norms: _rope_store(kv, D, l, n)
+                yield "rope_store", kv, lambda a=(kv, D, layout_name, norms): _rope_store(*a)
+                yield "rope_attention", kv, lambda a=(kv, D, layout_name, norms): _rope_attention(*a)
             for tokens, group in ((1, 4), (T, 4), (1, 1), (T, 7)) if every else ((1, 4), (T, 7)):
                 for window in (0, 1024) if every and (D, group) == (128, 4) else (0,):
                     yield "attention", kv, lambda a=(kv, D, tokens, group, window): _attention(*a)
@@ -145,6 +146,15 @@ def _rope_store(kv: str, D: int, layout_name: str, norms: bool) -> None:
     rope_store(
         _meta(T, (H + 2 * G) * D), _meta(T, D), _ints(T), _ints(T), _ints(9, 256), norm, norm, *_caches(kv, G, D),
         heads=H, kv_heads=G, head_dim=D, layout=layout_name, eps=1e-6,
+    )  # fmt: skip
+
+
+def _rope_attention(kv: str, D: int, layout_name: str, norms: bool) -> None:
+    T, H, G = 1, 32, 8
+    norm, out = (_meta(D) if norms else None), _meta(T, H * D) if D % Q8_BLOCK else _q8(T, H * D)
+    rope_attention(
+        _meta(T, (H + 2 * G) * D), _meta(T, D), _ints(T), _ints(T), _ints(9, 256), norm, norm, *_caches(kv, G, D), out,
+        heads=H, kv_heads=G, head_dim=D, layout=layout_name, eps=1e-6, scale=D**-0.5, window=0,
     )  # fmt: skip
 
 

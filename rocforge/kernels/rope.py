@@ -116,6 +116,37 @@ def norm_weight(q_norm, k_norm, is_q, at, mask):
     return tl.where(is_q, tl.load(q_norm + at, mask=mask, other=0), tl.load(k_norm + at, mask=mask, other=0))
 
 
+@triton.jit
+def angles_of(row, d, HALF: tl.constexpr, HALVES: tl.constexpr, EARLY: tl.constexpr):
+    """(the other of its pair, cos, sin) of each value d [BD] of a head, by the row of the table: as in
+
+        rotated[d] = cos * x[d] + sin * x[other]
+
+    Values beyond the table's stay as they are.
+    """
+    is_turned = d < 2 * HALF
+    if HALVES:
+        is_first, pair, other = d < HALF, d % HALF, tl.where(d < HALF, d + HALF, d - HALF)
+    else:
+        is_first, pair, other = d % 2 == 0, d // 2, d ^ 1
+    cos = tl.where(is_turned, settled(row + pair, is_turned, EARLY), 1.0)
+    sin = settled(row + HALF + pair, is_turned, EARLY)
+    return tl.where(is_turned, other, d), cos, tl.where(is_first, -sin, sin)
+
+
+@triton.jit
+def turned(at, d, mask, angles, norm, eps, D: tl.constexpr):
+    """Rows of D values, those d [BD] of the heads that begin at `at` [R, 1], normed if there is a norm, and rotated: [R, BD]."""
+    other, cos, sin = angles
+    x = tl.load(at + d[None, :], mask=mask, other=0)
+    y = tl.load(at + other[None, :], mask=mask, other=0)
+    if norm is not None:
+        inverse = inverse_rms(tl.sum(x * x, 1), D, eps)[:, None]
+        x *= inverse * tl.load(norm + d, mask=d < D, other=0)[None, :]
+        y *= inverse * tl.load(norm + other, mask=d < D, other=0)[None, :]
+    return x * cos[None, :] + y * sin[None, :]
+
+
 def rope_store(
     qkv: torch.Tensor,
     table: torch.Tensor,

@@ -25,7 +25,7 @@ def cases_of(op, *words):
 
 def test_every_kernel_is_tested():
     kinds = {kind for kind, contract in CONTRACTS.items() if contract.launched}
-    assert set(CASES) == kinds | {"penalize", "sample"}
+    assert set(CASES) == kinds | {"rope_attention", "penalize", "sample"}
     for op, per_format in (("embed", 1), ("linear", 2)):
         assert len(cases_of(op)) == per_format * len(SUPPORTED)
 

@@ -15,7 +15,7 @@ from rocforge.probe.book import TRIED
 # Modules of either room, by op; those not named here are called as their op.
 MODULES = {
     "rms_norm": "norm", "swiglu": "activation", "linear": "matmul", "rope_store": "rope", "rope_table": "rope",
-    "penalize": "sample",
+    "rope_attention": "attention", "penalize": "sample",
 }  # fmt: skip
 
 
