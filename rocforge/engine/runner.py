@@ -90,8 +90,7 @@ class Runner:
 
         Each op by itself, also where a step launches two together.
         """
-        sizes = self._sizes(n_tokens, 1, self._pages)
-        return self.backend.profile([partial(self._launch, op, sizes) for op in self.plan.ops])
+        return self.backend.profile([launch for _, launch in self.launches(n_tokens, 1, self._pages)])
 
     def synchronize(self) -> None:
         """Returns when all that was run is done."""
@@ -135,8 +134,7 @@ class Runner:
         sizes = self._sizes(*key)
         # Of the page table, which ends the inputs, only the pages that this step may see.
         table = self.plan.inputs[-1]
-        # A step that only fills the cache has no row to make logits of.
-        ops = [op for op in self.plan.ops if n_rows or "R" not in op.writes[0].shape]
+        ops = self._ops(n_rows)
         with self.backend.record(self.memory.offsets[table.name] + table.n_bytes(sizes)) as program:
             while ops:
                 op, *ops = ops
@@ -149,6 +147,15 @@ class Runner:
         if len(self._programs) > _PROGRAMS:
             self._programs.popitem(last=False)
         return program
+
+    def launches(self, n_tokens: int, n_rows: int, n_pages: int | None = None) -> list[tuple[Op, Callable[[], None]]]:
+        """Each op of such a step, and what launches it by itself."""
+        sizes = self._sizes(n_tokens, n_rows, n_pages)
+        return [(op, partial(self._launch, op, sizes)) for op in self._ops(n_rows)]
+
+    def _ops(self, n_rows: int) -> list[Op]:
+        """Of a step: one that only fills the cache has no row to make logits of."""
+        return [op for op in self.plan.ops if n_rows or "R" not in op.writes[0].shape]
 
     def _launch(self, op: Op, sizes) -> None:
         self._launchers[op.kind](**self._arguments(op, sizes))

@@ -28,22 +28,15 @@ def choices(
     `kind` is the device's; `target` is a `kernels.target.Target`, None for the GPU that is current; `book` None
     takes the databases that hold there. An op whose kernels have no tile has an empty list.
     """
-    answered: list[list] = []
-
-    def watched(launcher: Callable) -> Callable:
-        def call(**operands) -> None:
-            with watch() as found:
-                launcher(**operands)
-            answered.append(found)
-
-        return call
-
     backend, launchers, own_book, within = {"cpu": _cpu_room, "gpu": _gpu_room}[kind](target)
-    with closing(Runner(plan, memory, file, backend, {op: watched(f) for op, f in launchers.items()})) as runner:
-        with within, use(book or own_book()):
-            runner.program(tokens, rows)
-    ops = [op for op in plan.ops if rows or "R" not in op.writes[0].shape]
-    return list(zip(ops, answered, strict=True))
+    found = []
+    with closing(Runner(plan, memory, file, backend, launchers)) as runner:
+        with within, use(book or own_book()), backend.record():
+            for op, launch in runner.launches(tokens, rows):
+                with watch() as answers:
+                    launch()
+                found.append((op, answers))
+    return found
 
 
 def _gpu_room(target: Any) -> _Room:

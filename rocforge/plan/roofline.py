@@ -90,7 +90,8 @@ def analyse(
 
     `times_s` [repetitions][rows] are the ops' times in passes through the step, `steps_s` those of whole
     steps. Of both medians are taken, of a group that of its sums. `between_s` is what the step took beyond
-    its ops, so that both together are the step; noise may make it less than 0.
+    its ops, so that both together are the step. It is less than 0 where launches overlap in a step, or one
+    launch does two ops: each is timed by itself.
     """
     lines = []
     for (op, format, shape), places in groups(rows).items():
