@@ -227,6 +227,10 @@ class LLM:
         self._file, self.path, self.device = design.file, design.file.path, design.device
         self.config, self.plan, self.context = design.config, design.plan, design.context
         try:
+            if self.device.kind == "gpu":
+                from rocforge.kernels import launch
+
+                launch.hashing()  # while the vocabulary is read, and the plan recorded
             self.tokenizer = Tokenizer.from_metadata(self._file.metadata, self.path)
             self._build(design.memory, sequences, progress)
         except BaseException:

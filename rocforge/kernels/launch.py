@@ -10,6 +10,7 @@ import functools
 import logging
 import math
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
@@ -91,12 +92,33 @@ class Kernel:
 _compiled: set[tuple] = set()
 
 
+@functools.cache
+def hashing() -> threading.Thread:
+    """A thread in which Triton hashes its own library, begun by the first call.
+
+    It does so once a process, before it compiles or finds anything in its cache, and takes half a second: a model that
+    is opened has other things to do meanwhile.
+    """
+
+    def hash_triton() -> None:
+        with contextlib.suppress(ImportError):  # where it is elsewhere, it is done when it is needed
+            from triton.runtime.cache import triton_key
+
+            triton_key()
+
+    thread = threading.Thread(target=hash_triton, daemon=True)
+    thread.start()
+    return thread
+
+
 def compile_all(kernels: Iterable[Kernel], report: Callable[[int, int], None] | None = None) -> None:
     """Compile what is not compiled yet, side by side: most of a compilation is outside of Python. report(done, total).
 
     Raises what the first failing compilation does; those that have not begun are left out then.
     """
     missing = [kernel for kernel in kernels if not kernel.is_compiled]
+    if missing and not _interprets():
+        hashing().join()  # or each of them would do it
     with ThreadPoolExecutor(min(MOST_COMPILERS, os.cpu_count() or 1)) as pool:
         waiting = [pool.submit(kernel.compile) for kernel in missing]
         try:

@@ -9,6 +9,7 @@ pytest.importorskip("triton", reason="triton is absent: pip install triton")
 import torch  # noqa: E402
 
 from rocforge.cpu.sample import sample  # noqa: E402
+from rocforge.kernels import launch  # noqa: E402
 from rocforge.kernels.backend import Backend  # noqa: E402
 from rocforge.kernels.gather import gather  # noqa: E402
 from tests.ops.rooms import make_room  # noqa: E402
@@ -49,3 +50,9 @@ def test_ids_are_those_of_the_cpu_whatever_was_drawn_before(backend):
         assert backend.sample(on_device[:n], *parameters, uniform) == expected.tolist()
         programs.add(id(backend.sampling(on_device[:n])))
     assert len(programs) == 2
+
+
+def test_triton_is_hashed_once_and_aside():
+    triton_key = pytest.importorskip("triton.runtime.cache").triton_key
+    launch.hashing().join()
+    assert launch.hashing() is launch.hashing() and triton_key.cache_info().currsize == 1
