@@ -258,11 +258,15 @@ def rope_attention(
     scale: float,
     window: int,
 ) -> None:
-    """rope_store(), then attention(): for one token by one kernel, which may leave q and k in qkv as they are."""
+    """rope_store(), then attention(): for one token by one kernel, which may leave q and k in qkv as they are.
+
+    Not where a launch begins early: there a launch more costs no more than what the one kernel has to do first.
+    """
     inputs, sizes, shape = _arranged(
         qkv, positions, sequences, page_table, k_cache, v_cache, out, heads, kv_heads, head_dim, scale, window
     )
-    if len(qkv) == 1 and _has_tiles(inputs, shape) and tile_of(DECODE, inputs[4].itemsize, shape["BD"]):
+    is_one = len(qkv) == 1 and not target.current().begins_early
+    if is_one and _has_tiles(inputs, shape) and tile_of(DECODE, inputs[4].itemsize, shape["BD"]):
         assert qkv.shape[1] == (heads + 2 * kv_heads) * head_dim, (qkv.shape, heads)
         assert (q_norm is None) == (k_norm is None), "a norm for q and none for k, or the other way round"
         decode(inputs, out, sizes, shape, Turn(table, q_norm, k_norm, float(eps), LAYOUTS.index(layout) == 1))
