@@ -172,7 +172,8 @@ class Backend:
 
     def _pinned(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """Zeros in the host's memory, where a GPU reads and writes by itself."""
-        return torch.zeros(shape, dtype=dtype, pin_memory=self._device.type == "cuda")
+        with self._chosen():
+            return torch.zeros(shape, dtype=dtype, pin_memory=self._device.type == "cuda")
 
     def to_host(self, array: torch.Tensor) -> np.ndarray:
         """A copy in the host's memory, once all that was launched is done."""
