@@ -3,6 +3,7 @@
 `fuse` runs them in order; what it returns holds only op kinds that the rooms have kernels for.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -16,6 +17,9 @@ def fuse(plan: Plan) -> Plan:
         plan = rewrite(plan).check()
     kinds = {op.kind for op in plan.ops if not op.contract.launched}
     assert not kinds, f"no kernel for {kinds}"
+    for before, op in itertools.pairwise(plan.ops):
+        # A GPU may read the table before the launch before is done (kernels/early.py): that must not be what writes it.
+        assert op.kind != "rope_store" or op.operands["table"] not in before.writes, "make the RoPE table before the layers"
     return plan
 
 

@@ -1,5 +1,7 @@
 """Fusion changes what is launched and not what is computed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,15 @@ def test_a_layer_is_nine_launches():
     kinds = [op.kind for op in fuse(plan).ops]
     layer = ["rms_norm", "linear", "rope_store", "attention", "linear", "rms_norm", "linear", "swiglu", "linear"]
     assert kinds == ["embed", "rope_table", *layer, *layer, "gather", "rms_norm", "linear"]
+
+
+def test_the_table_of_rope_is_made_before_what_precedes_its_reader():
+    _, plan = build_plan(model_file())
+    table = next(op for op in plan.ops if op.kind == "rope_table")
+    others = [op for op in plan.ops if op is not table]
+    late = next(i for i, op in enumerate(others) if op.kind == "rope")
+    with pytest.raises(AssertionError, match="before the layers"):
+        fuse(replace(plan, ops=(*others[:late], table, *others[late:])))
 
 
 def test_fused_plans_hold_only_kinds_with_kernels():
