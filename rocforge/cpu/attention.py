@@ -299,28 +299,7 @@ def attention(
     launch(attend, qkv, positions, sequences, page_table, *k, *v, *outs, *sizes, window, scale, counter(), *blocking)
 
 
-def rope_attention(
-    qkv: np.ndarray,
-    table: np.ndarray,
-    positions: np.ndarray,
-    sequences: np.ndarray,
-    page_table: np.ndarray,
-    q_norm: "np.ndarray | None",
-    k_norm: "np.ndarray | None",
-    k_cache: "np.ndarray | Q8Cache",
-    v_cache: "np.ndarray | Q8Cache",
-    out: "np.ndarray | Q8",
-    *,
-    heads: int,
-    kv_heads: int,
-    head_dim: int,
-    layout: str,
-    eps: float,
-    scale: float,
-    window: int,
-) -> None:
-    """rope_store(), then attention()."""
-    sizes = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
-    placed = (positions, sequences, page_table)
-    rope_store(qkv, table, *placed, q_norm, k_norm, k_cache, v_cache, **sizes, layout=layout, eps=eps)
-    attention(qkv, *placed, k_cache, v_cache, out, **sizes, scale=scale, window=window)
+def rope_attention(*, table, q_norm, k_norm, layout: str, eps: float, out, scale: float, window: int, **both) -> None:
+    """rope_store(), then attention(), of their keywords."""
+    rope_store(**both, table=table, q_norm=q_norm, k_norm=k_norm, layout=layout, eps=eps)
+    attention(**both, out=out, scale=scale, window=window)

@@ -238,40 +238,18 @@ def _has_tiles(inputs: tuple, shape: dict[str, Any]) -> bool:
     return inputs[4].dtype != torch.float32 and not (at.backend == "hip" and not at.matrix) and shape["D"] % 8 == 0
 
 
-def rope_attention(
-    qkv: torch.Tensor,
-    table: torch.Tensor,
-    positions: torch.Tensor,
-    sequences: torch.Tensor,
-    page_table: torch.Tensor,
-    q_norm: "torch.Tensor | None",
-    k_norm: "torch.Tensor | None",
-    k_cache: "torch.Tensor | Q8Cache",
-    v_cache: "torch.Tensor | Q8Cache",
-    out: "torch.Tensor | Q8",
-    *,
-    heads: int,
-    kv_heads: int,
-    head_dim: int,
-    layout: str,
-    eps: float,
-    scale: float,
-    window: int,
-) -> None:
-    """rope_store(), then attention(): for one token by one kernel, which may leave q and k in qkv as they are.
+def rope_attention(*, table, q_norm, k_norm, layout: str, eps: float, out, scale: float, window: int, **both) -> None:
+    """rope_store(), then attention(), of their keywords: for one token by one kernel, which may leave q and k in qkv as they are.
 
     Not where a launch begins early: there a launch more costs no more than what the one kernel has to do first.
     """
-    inputs, sizes, shape = _arranged(
-        qkv, positions, sequences, page_table, k_cache, v_cache, out, heads, kv_heads, head_dim, scale, window
-    )
-    is_one = len(qkv) == 1 and not target.current().begins_early
+    inputs, sizes, shape = _arranged(**both, out=out, scale=scale, window=window)
+    is_one = len(inputs[0]) == 1 and not target.current().begins_early
     if is_one and _has_tiles(inputs, shape) and tile_of(DECODE, inputs[4].itemsize, shape["BD"]):
-        assert qkv.shape[1] == (heads + 2 * kv_heads) * head_dim, (qkv.shape, heads)
+        columns = (both["heads"] + 2 * both["kv_heads"]) * both["head_dim"]
+        assert inputs[0].shape[1] == columns, (inputs[0].shape, columns)
         assert (q_norm is None) == (k_norm is None), "a norm for q and none for k, or the other way round"
         decode(inputs, out, sizes, shape, Turn(table, q_norm, k_norm, float(eps), LAYOUTS.index(layout) == 1))
-        return
-    sizes = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
-    placed = (positions, sequences, page_table)
-    rope_store(qkv, table, *placed, q_norm, k_norm, k_cache, v_cache, **sizes, layout=layout, eps=eps)
-    attention(qkv, *placed, k_cache, v_cache, out, **sizes, scale=scale, window=window)
+    else:
+        rope_store(**both, table=table, q_norm=q_norm, k_norm=k_norm, layout=layout, eps=eps)
+        attention(**both, out=out, scale=scale, window=window)

@@ -152,8 +152,10 @@ def _rope_store(kv: str, D: int, layout_name: str, norms: bool) -> None:
 def _rope_attention(kv: str, D: int, layout_name: str, norms: bool) -> None:
     T, H, G = 1, 32, 8
     norm, out = (_meta(D) if norms else None), _meta(T, H * D) if D % Q8_BLOCK else _q8(T, H * D)
+    k_cache, v_cache = _caches(kv, G, D)
     rope_attention(
-        _meta(T, (H + 2 * G) * D), _meta(T, D), _ints(T), _ints(T), _ints(9, 256), norm, norm, *_caches(kv, G, D), out,
+        qkv=_meta(T, (H + 2 * G) * D), table=_meta(T, D), positions=_ints(T), sequences=_ints(T), page_table=_ints(9, 256),
+        q_norm=norm, k_norm=norm, k_cache=k_cache, v_cache=v_cache, out=out,
         heads=H, kv_heads=G, head_dim=D, layout=layout_name, eps=1e-6, scale=D**-0.5, window=0,
     )  # fmt: skip
 

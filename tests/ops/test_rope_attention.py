@@ -54,9 +54,10 @@ def copied(value):
 def run(room, given, attributes, in_8_bits=False):
     """(out, the caches)"""
     qkv, table, *others = map(copied, given)
+    names = ("positions", "sequences", "page_table", "q_norm", "k_norm", "k_cache", "v_cache")
     columns = attributes["heads"] * attributes["head_dim"]
     out = q8(len(qkv), columns) if in_8_bits else np.full((len(qkv), columns), np.nan, np.float32)
-    room.rope_attention(qkv, table.astype(np.float32), *others, out, **attributes)
+    room.rope_attention(qkv=qkv, table=table.astype(np.float32), **dict(zip(names, others, strict=True)), out=out, **attributes)
     return out, others[-2:]
 
 
