@@ -14,7 +14,6 @@ from rocforge.kernels import sample as gpu_sample  # noqa: E402
 from rocforge.plan.ir import CONTRACTS  # noqa: E402
 
 TWINS = {kind: (cpu.LAUNCHERS[kind], gpu.LAUNCHERS[kind]) for kind in cpu.LAUNCHERS}
-TWINS |= {made.__name__: (made, gpu.Backend.together[ops]) for ops, made in cpu.Backend.together.items()}
 TWINS |= {name: (getattr(cpu_sample, name), getattr(gpu_sample, name)) for name in ("sample", "penalize")}
 
 

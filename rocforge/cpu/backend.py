@@ -10,7 +10,7 @@ import numpy as np
 
 from rocforge.cpu import compiling, pages, threads, tuning
 from rocforge.cpu.activation import swiglu
-from rocforge.cpu.attention import attention, rope_attention
+from rocforge.cpu.attention import attention
 from rocforge.cpu.clock import stamp
 from rocforge.cpu.embed import embed
 from rocforge.cpu.gather import gather
@@ -54,8 +54,6 @@ class Backend:
     `team` runs the programs; another may take its place between two of them.
     """
 
-    # Two ops of which one follows the other, by what launches both.
-    together: dict[tuple[str, str], Callable[..., None]] = {("rope_store", "attention"): rope_attention}
     # Sizes of prompts that launch kernels which neither one token nor a full chunk does.
     prompts: tuple[int, ...] = ()
 
@@ -151,6 +149,11 @@ class Backend:
         """
         with book.use(book.current() or tuning.own_book()), threads.record(self._pool) as program:
             yield program
+
+    def launch_all(self, ops: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        """Ops one after the other, (kind, its launcher's keywords) each."""
+        for kind, given in ops:
+            LAUNCHERS[kind](**given)
 
     def compile(self, kernels: Iterable[threads.Kernel], report: Callable[[int, int], None] | None = None) -> None:
         """Now, rather than with their first launch; report(done, total)."""

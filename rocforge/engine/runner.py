@@ -134,15 +134,8 @@ class Runner:
         sizes = self._sizes(*key)
         # Of the page table, which ends the inputs, only the pages that this step may see.
         table = self.plan.inputs[-1]
-        ops = self._ops(n_rows)
         with self.backend.record(self.memory.offsets[table.name] + table.n_bytes(sizes)) as program:
-            while ops:
-                op, *ops = ops
-                both = self.backend.together.get((op.kind, ops[0].kind)) if ops else None
-                if both:
-                    both(**{**self._arguments(op, sizes), **self._arguments(ops.pop(0), sizes)})
-                else:
-                    self._launch(op, sizes)
+            self.backend.launch_all([(op.kind, self._arguments(op, sizes)) for op in self._ops(n_rows)])
         self._programs[key] = program
         if len(self._programs) > _PROGRAMS:
             self._programs.popitem(last=False)

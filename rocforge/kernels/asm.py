@@ -31,6 +31,45 @@ def dot4(a, b, c, ISA: tl.constexpr):
 
 
 @triton.jit
+def dot4_unsigned(a, b, c, ISA: tl.constexpr):
+    """c + the sum over the four bytes of a[i] * b[i], a's unsigned and b's signed: where one instruction does that."""
+    if ISA == "ptx":
+        return tl.inline_asm_elementwise(
+            "dp4a.u32.s32 $0, $1, $2, $3;", "=r,r,r,r", [a, b, c], dtype=tl.int32, is_pure=True, pack=1
+        )
+    else:
+        tl.static_assert(ISA == "rdna")
+        return tl.inline_asm_elementwise(
+            "v_dot4_i32_iu8 $0, $1, $2, $3 neg_lo:[0,1,0]", "=v,v,v,v", [a, b, c], dtype=tl.int32, is_pure=True, pack=1
+        )
+
+
+@triton.jit
+def byte_of(word, i: tl.constexpr, ISA: tl.constexpr):
+    """Byte i of a word, 0 the lowest, with its sign."""
+    if ISA == "ptx" and i < 3:  # index + 8 is the sign of that byte, in all bits
+        return tl.inline_asm_elementwise(
+            f"prmt.b32 $0, $1, 0, 0x{8 + i}{8 + i}{8 + i}{i};", "=r,r", [word], dtype=tl.int32, is_pure=True, pack=1
+        )
+    else:
+        return (word << (24 - 8 * i)) >> 24
+
+
+@triton.jit
+def dot2(a0, a1, b, SECOND: tl.constexpr):
+    """PTX: a0 * b0 + a1 * b1, a's below 2^15, b0 and b1 being the first two of b's four signed bytes, or the SECOND."""
+    which: tl.constexpr = "hi" if SECOND else "lo"
+    return tl.inline_asm_elementwise(
+        f"""{{
+        .reg .b32 a;
+        prmt.b32 a, $1, $2, 0x5410;
+        dp2a.{which}.s32.s32 $0, a, $3, 0;
+        }}""",
+        "=r,r,r,r", [a0, a1, b], dtype=tl.int32, is_pure=True, pack=1,
+    )  # fmt: skip
+
+
+@triton.jit
 def halves_of(words, ISA: tl.constexpr):
     """float16 1024 + byte of each of the four bytes of the words, lowest first: exact, and no conversion.
 
@@ -99,6 +138,36 @@ def lookup_nibbles(words, t0: tl.constexpr, t1: tl.constexpr, t2: tl.constexpr, 
     else:
         low, high = words & 0x0F0F0F0F, (words >> 4) & 0x0F0F0F0F
         return lookup16(low, t0, t1, t2, t3, ISA), lookup16(high, t0, t1, t2, t3, ISA)
+
+
+@triton.jit
+def dot_levels(words, x_low, x_high, c, t0, t1, t2, t3):
+    """PTX: c + the sum over the words' bytes of table[low nibble] * x_low's byte + table[high nibble] * x_high's, the table as in
+    lookup_nibbles: its lower half below 0, its upper half between 0 and 126.
+
+    An index above 7 gives prmt the sign of what is at index - 8, in all bits: -1 in the lower half of the table, and 0 for
+    those of the lower half in the upper one. So the sum of both lookups is the value, if the upper table has one more.
+    """
+    # Half a word's nibbles are low and high in turn: activations are brought to that order, once for all rows.
+    x0 = tl.inline_asm_elementwise("prmt.b32 $0, $1, $2, 0x5140;", "=r,r,r", [x_low, x_high], dtype=tl.int32, is_pure=True, pack=1)
+    x1 = tl.inline_asm_elementwise("prmt.b32 $0, $1, $2, 0x7362;", "=r,r,r", [x_low, x_high], dtype=tl.int32, is_pure=True, pack=1)
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .b32 i, j, a;
+        xor.b32 j, $1, 0x88888888;
+        prmt.b32 a, $5, $6, $1;
+        dp4a.s32.s32 $0, a, $2, $4;
+        prmt.b32 a, $7, $8, j;
+        dp4a.s32.s32 $0, a, $2, $0;
+        shr.u32 i, $1, 16;
+        shr.u32 j, j, 16;
+        prmt.b32 a, $5, $6, i;
+        dp4a.s32.s32 $0, a, $3, $0;
+        prmt.b32 a, $7, $8, j;
+        dp4a.s32.s32 $0, a, $3, $0;
+        }""",
+        "=&r,r,r,r,r,r,r,r,r", [words, x0, x1, c, t0, t1, t2 + 0x01010101, t3 + 0x01010101], dtype=tl.int32, is_pure=True, pack=1,
+    )  # fmt: skip
 
 
 @triton.jit

@@ -11,7 +11,8 @@ from rocforge.errors import CapacityError
 from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8_SUM_BLOCK, Format, Q8Cache
 from rocforge.kernels import durations, gemm, gemv, launch, layout, target, tuning
 from rocforge.kernels.activation import swiglu
-from rocforge.kernels.attention import attention, rope_attention
+from rocforge.kernels.attention import attention
+from rocforge.kernels.chain import Bound, launch_all
 from rocforge.kernels.embed import embed
 from rocforge.kernels.gather import gather
 from rocforge.kernels.matmul import linear
@@ -67,9 +68,6 @@ class Draw(NamedTuple):
 
 class Backend:
     """One GPU: its memory, and its current stream. `device` is torch's name or number for it."""
-
-    # Two ops of which one follows the other, by what launches both: a launch less, where that can.
-    together: dict[tuple[str, str], Callable[..., None]] = {("rope_store", "attention"): rope_attention}
 
     @property
     def prompts(self) -> tuple[int, ...]:
@@ -207,6 +205,10 @@ class Backend:
             if n_bytes:
                 program.before.append(launch.Copy(self._arena[:n_bytes], self._mirror[:n_bytes]))
             yield program
+
+    def launch_all(self, ops: Sequence[Bound]) -> None:
+        """Ops one after the other, (kind, its launcher's keywords) each: with fewer launches where one can do several's work."""
+        launch_all(LAUNCHERS, ops)
 
     def _book(self) -> "book.Book | book.Tried | None":
         """What the caller looks up in, if it said so; else a GPU's databases. Elsewhere nothing is tuned."""

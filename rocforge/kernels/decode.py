@@ -4,14 +4,15 @@ Whatever the format, for the 16 columns of group g of a unit
 
     weight[k] = d[g // 2] * (scale[g] * (value[k] - OFFSET)) + m[g // 2] * min[g]
 
-`read_values(quants, high, rows, first, end, U, BU, WIDE)` and `read_scales(scales, supers, rows, first, end, U, BU, WIDE)`
+`read_values(quants, high, top, rows, first, end, U, BU, WIDE)` and `read_scales(scales, supers, top, rows, first, end, U, BU, WIDE)`
 give what of the planes belongs to these rows and units, as tuples of tensors that wait for memory. `values(words, ISA)` makes of
 the first four int32 tensors [BN, BU, 4], one a group: four values a word, a byte each, in the order of the columns.
 `scales(words)` makes of the second d0, d1, m0, m1, float32 [BN, BU], and scales and mins, int32 words [BN, BU] with a
 signed byte for each group, or each half (HALVES), the first lowest (`byte_of`). What a format lacks is 0 there, and
 kernels leave it out by the format's traits (see Decoder).
 
-rows [BN] is an integer tensor, U the units of a row. Of the BU units from `first` on, those from `end` on are 0.
+The rows are `top` + rows [BN], an integer and a tensor of them, U the units of a row. Of the BU units from `first` on, those
+from `end` on are 0; if that is None, there are as many.
 layout.py draws the planes.
 """
 
@@ -39,32 +40,46 @@ def byte_of(word, i: tl.constexpr):
 
 
 @triton.jit
-def word_at(plane, rows, first, end, per_row, BU: tl.constexpr, WIDE: tl.constexpr, SHARED: tl.constexpr = 1):
+def word_at(plane, top, rows, first, end, per_row, BU: tl.constexpr, WIDE: tl.constexpr, SHARED: tl.constexpr = 1):
     """One element a unit, or for SHARED units, of a plane with `per_row` of them a row: [BN, BU].
 
     WIDE: a lane loads as many of a row as it can, each element once. Else neighbouring units belong to neighbouring
-    lanes, as in four_words: without the hint the compiler would give a lane several units here, and then move them
-    between lanes through shared memory.
+    lanes, as in four_words. By hints: they say nothing of what lies there, but Triton goes by them. Aligned, a lane would load
+    several; without neighbours (SHARED), lanes would follow each other down the rows; and to have them where they are
+    multiplied they would be moved through shared memory in each step.
     """
     BN: tl.constexpr = rows.shape[0]
+    plane += tl.cast(top, tl.int64) * per_row
     if WIDE and SHARED > 1 and BU % SHARED == 0:
         each = first // SHARED + tl.arange(0, BU // SHARED)
         words = tl.load(plane + rows[:, None] * per_row + each[None, :], mask=(each * SHARED < end)[None, :], other=0)
         return tl.reshape(tl.broadcast_to(words[:, :, None], (BN, BU // SHARED, SHARED)), (BN, BU))
-    units = first + tl.arange(0, BU)
-    at = rows[:, None] * per_row + (units // SHARED)[None, :]
-    return tl.load(plane + (at if WIDE else tl.max_contiguous(at, [1, 1])), mask=(units < end)[None, :], other=0)
+    if BU % SHARED == 0:
+        at = (plane + first // SHARED) + (tl.arange(0, BU) // SHARED)[None, :] + rows[:, None] * per_row
+    else:
+        at = plane + ((first + tl.arange(0, BU)) // SHARED)[None, :] + rows[:, None] * per_row
+    if not WIDE:
+        at = tl.max_contiguous(tl.multiple_of(at, [1, 1]), [1, 2])
+    if end is None:
+        return tl.load(at)
+    else:
+        return tl.load(at, mask=(first + tl.arange(0, BU) < end)[None, :], other=0)
 
 
 @triton.jit
-def four_words(plane, rows, first, end, U, part, parts: tl.constexpr, BU: tl.constexpr):
+def four_words(plane, top, rows, first, end, U, part, parts: tl.constexpr, BU: tl.constexpr):
     """[BN, BU, 4]: the four words of each unit in part `part` of `parts`, 128 bits a lane.
 
     Loaded as the row of words that they are: what goes by way of shared memory then lies there without conflicts.
     """
-    word = first * 4 + tl.arange(0, BU * 4)
-    at = (rows[:, None] * parts + part) * U * 4 + word[None, :]
-    return tl.reshape(tl.load(plane + at, mask=(word < end * 4)[None, :], other=0), (rows.shape[0], BU, 4))
+    word = tl.arange(0, BU * 4)
+    plane += (tl.cast(top, tl.int64) * parts + part) * U * 4 + first * 4
+    at = plane + word[None, :] + rows[:, None] * (parts * U * 4)
+    if end is None:
+        words = tl.load(at)
+    else:
+        words = tl.load(at, mask=(first * 4 + word < end * 4)[None, :], other=0)
+    return tl.reshape(words, (rows.shape[0], BU, 4))
 
 
 @triton.jit
@@ -84,7 +99,8 @@ def bits(both):
     """A plane of ones to the words of the four groups."""
     a, b = both.to(tl.int32)[:, :, None], (both >> 32).to(tl.int32)[:, :, None]
     i = tl.arange(0, 4)[None, None, :]
-    return (a >> i) & 0x01010101, (a >> (i + 4)) & 0x01010101, (b >> i) & 0x01010101, (b >> (i + 4)) & 0x01010101
+    ab = tl.where(i < 2, a, b) >> i % 2
+    return ab & 0x01010101, (ab >> 2) & 0x01010101, (ab >> 4) & 0x01010101, (ab >> 6) & 0x01010101
 
 
 @triton.jit
@@ -102,39 +118,39 @@ def split_words(words):
 
 
 @triton.jit
-def read_fours(quants, high, rows, first, end, U, BU: tl.constexpr, WIDE: tl.constexpr):
-    return four_words(quants, rows, first, end, U, 0, 2, BU), four_words(quants, rows, first, end, U, 1, 2, BU)
+def read_fours(quants, high, top, rows, first, end, U, BU: tl.constexpr, WIDE: tl.constexpr):
+    return four_words(quants, top, rows, first, end, U, 0, 2, BU), four_words(quants, top, rows, first, end, U, 1, 2, BU)
 
 
 @triton.jit
-def read_fours_ones(quants, high, rows, first, end, U, BU: tl.constexpr, WIDE: tl.constexpr):
-    a, b = read_fours(quants, high, rows, first, end, U, BU, WIDE)
-    return a, b, word_at(high, rows, first, end, U, BU, WIDE)
+def read_fours_ones(quants, high, top, rows, first, end, U, BU: tl.constexpr, WIDE: tl.constexpr):
+    a, b = read_fours(quants, high, top, rows, first, end, U, BU, WIDE)
+    return a, b, word_at(high, top, rows, first, end, U, BU, WIDE)
 
 
 @triton.jit
-def read_fours_twos(quants, high, rows, first, end, U, BU: tl.constexpr, WIDE: tl.constexpr):
-    a, b = read_fours(quants, high, rows, first, end, U, BU, WIDE)
-    return a, b, four_words(high, rows, first, end, U, 0, 1, BU)
+def read_fours_twos(quants, high, top, rows, first, end, U, BU: tl.constexpr, WIDE: tl.constexpr):
+    a, b = read_fours(quants, high, top, rows, first, end, U, BU, WIDE)
+    return a, b, four_words(high, top, rows, first, end, U, 0, 1, BU)
 
 
 @triton.jit
-def read_twos(quants, high, rows, first, end, U, BU: tl.constexpr, WIDE: tl.constexpr):
-    return (four_words(quants, rows, first, end, U, 0, 1, BU),)
+def read_twos(quants, high, top, rows, first, end, U, BU: tl.constexpr, WIDE: tl.constexpr):
+    return (four_words(quants, top, rows, first, end, U, 0, 1, BU),)
 
 
 @triton.jit
-def read_twos_ones(quants, high, rows, first, end, U, BU: tl.constexpr, WIDE: tl.constexpr):
-    return four_words(quants, rows, first, end, U, 0, 1, BU), word_at(high, rows, first, end, U, BU, WIDE)
+def read_twos_ones(quants, high, top, rows, first, end, U, BU: tl.constexpr, WIDE: tl.constexpr):
+    return four_words(quants, top, rows, first, end, U, 0, 1, BU), word_at(high, top, rows, first, end, U, BU, WIDE)
 
 
 @triton.jit
-def read_eights(quants, high, rows, first, end, U, BU: tl.constexpr, WIDE: tl.constexpr):
+def read_eights(quants, high, top, rows, first, end, U, BU: tl.constexpr, WIDE: tl.constexpr):
     return (
-        four_words(quants, rows, first, end, U, 0, 4, BU),
-        four_words(quants, rows, first, end, U, 1, 4, BU),
-        four_words(quants, rows, first, end, U, 2, 4, BU),
-        four_words(quants, rows, first, end, U, 3, 4, BU),
+        four_words(quants, top, rows, first, end, U, 0, 4, BU),
+        four_words(quants, top, rows, first, end, U, 1, 4, BU),
+        four_words(quants, top, rows, first, end, U, 2, 4, BU),
+        four_words(quants, top, rows, first, end, U, 3, 4, BU),
     )
 
 
@@ -175,13 +191,13 @@ def values_eights(words, ISA: tl.constexpr):
 
 
 # kvalues_iq4nl: -127 -104 -83 -65 | -49 -35 -22 -10 | 1 13 25 38 | 53 69 89 113, four bytes a word
-_LEVELS_0, _LEVELS_1, _LEVELS_2, _LEVELS_3 = (tl.constexpr(w) for w in (-1079142271, -152379953, 639175937, 1901675829))
+LEVELS_0, LEVELS_1, LEVELS_2, LEVELS_3 = (tl.constexpr(w) for w in (-1079142271, -152379953, 639175937, 1901675829))
 
 
 @triton.jit
 def levels(words, ISA: tl.constexpr):
     """kvalues_iq4nl[n] for the low nibbles n of the words' bytes, and for the high ones."""
-    return lookup_nibbles(words, _LEVELS_0, _LEVELS_1, _LEVELS_2, _LEVELS_3, ISA)
+    return lookup_nibbles(words, LEVELS_0, LEVELS_1, LEVELS_2, LEVELS_3, ISA)
 
 
 @triton.jit
@@ -195,15 +211,15 @@ def values_levels(words, ISA: tl.constexpr):
 
 
 @triton.jit
-def read_one(scales, supers, rows, first, end, U, BU: tl.constexpr, WIDE: tl.constexpr):
+def read_one(scales, supers, top, rows, first, end, U, BU: tl.constexpr, WIDE: tl.constexpr):
     """The unit's own scales."""
-    return (word_at(scales, rows, first, end, U, BU, WIDE),)
+    return (word_at(scales, top, rows, first, end, U, BU, WIDE),)
 
 
 @triton.jit
-def read_both(scales, supers, rows, first, end, U, BU: tl.constexpr, WIDE: tl.constexpr):
+def read_both(scales, supers, top, rows, first, end, U, BU: tl.constexpr, WIDE: tl.constexpr):
     """The unit's own scales and those of its block of 256."""
-    return word_at(scales, rows, first, end, U, BU, WIDE), word_at(supers, rows, first, end, U // 4, BU, WIDE, 4)
+    return word_at(scales, top, rows, first, end, U, BU, WIDE), word_at(supers, top, rows, first, end, U // 4, BU, WIDE, 4)
 
 
 @triton.jit

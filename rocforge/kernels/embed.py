@@ -67,10 +67,10 @@ def embed_blocks(
     """Program (t, i): units i * BU .. of row tokens[t]."""
     wait(EARLY)
     t = tl.program_id(0)
-    rows = tl.zeros((1,), tl.int64) + tl.load(tokens + t)
+    token, row = tl.load(tokens + t), tl.arange(0, 1)
     first = tl.program_id(1) * BU
-    q0, q1, q2, q3 = values(read_values(quants, high, rows, first, U, U, BU, False), ISA)
-    d0, d1, m0, m1, s, n = scales(read_scales(scales_, supers, rows, first, U, U, BU, False))
+    q0, q1, q2, q3 = values(read_values(quants, high, token, row, first, U, U, BU, False), ISA)
+    d0, d1, m0, m1, s, n = scales(read_scales(scales_, supers, token, row, first, U, U, BU, False))
     columns = (first + tl.arange(0, BU))[None, :, None] * 64 + tl.arange(0, 16)[None, None, :]
     to = out + t.to(tl.int64) * out_stride + columns
     tl.store(to, weights_of(q0, d0, s, m0, n, 0, OFFSET, SCALED, MINS, SIGNED), mask=columns < K)

@@ -11,7 +11,7 @@ import triton.language as tl
 def ends_of(bias, residual, tokens, rows, is_last, T, N, residual_stride):
     """What is added to the products of these tokens and rows: the bias [1, BN] and the residual [BT, BN], 0 where there is
     none. They may be asked for before they are needed; nothing is loaded unless `is_last`."""
-    some = (rows < N) & is_last
+    some = tl.where(is_last, rows, N) < N
     b, r = 0.0, 0.0
     if bias is not None:
         b = tl.load(bias + rows, mask=some, other=0)[None, :]

@@ -174,8 +174,8 @@ def gemm_blocks(
 
     acc = tl.zeros((BN, BT), tl.float32)
     for first in range(begin, tl.minimum(begin + steps * BU, U), BU):
-        q0, q1, q2, q3 = values(read_values(quants, high, row, first, U, U, BU, WIDE), ISA)
-        d0, d1, m0, m1, s, n = scales(read_scales(scales_, supers, row, first, U, U, BU, WIDE))
+        q0, q1, q2, q3 = values(read_values(quants, high, 0, row, first, U, U, BU, WIDE), ISA)
+        d0, d1, m0, m1, s, n = scales(read_scales(scales_, supers, 0, row, first, U, U, BU, WIDE))
         column = first * 64 + tl.arange(0, BU * 64)
         there = (column < x_stride)[:, None]
         if WIDE:

@@ -14,20 +14,22 @@ What a step needs of the weights is on its way while the step before is computed
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
-from rocforge.gguf.formats import Q8, Format
+from rocforge.gguf.formats import Q8, Q8_BLOCK, Format
 from rocforge.kernels import target, tuning
-from rocforge.kernels.asm import dot4
-from rocforge.kernels.decode import DECODE, byte_of, split_words
+from rocforge.kernels.asm import byte_of, dot2
+from rocforge.kernels.decode import DECODE
+from rocforge.kernels.dots import dots_of
 from rocforge.kernels.early import wait
 from rocforge.kernels.finish import ends_of, finish, strides
 from rocforge.kernels.launch import launch
-from rocforge.kernels.layout import EIGHTS, FOURS, PLANES, UNIT, Matrix
+from rocforge.kernels.layout import EIGHTS, FOURS, PLANES, TWOS, UNIT, Matrix
+from rocforge.kernels.norm import Root
 
 
 class GemvTile(NamedTuple):
@@ -104,14 +106,18 @@ def _one_token(U: int, lanes: int, format: Format) -> GemvTile:
     others (128,256 rows of Q6_K: 116 us with 8, 101 with 6; 3,584 rows of 18,944 columns of Q4_K: 14.0 with 8, 12.0 with 4)."""
     sizes = [BU for BU in (256, 128, 64) if -U % BU * 8 <= U + -U % BU]  # at least 7 of 8 lanes are used
     BU = min(sizes[0] if sizes else lanes, triton.next_power_of_2(U))
-    quants, high, *_ = PLANES[format]
-    has_four_bits, has_more = quants is FOURS and not high, quants is EIGHTS or (quants is FOURS and high)
+    has_more = has_more_bits(format)
     if BU > 2 * lanes:  # a few steps a row
-        units = 4 if BU == 256 and has_four_bits else 2
-        return _of_lanes(2, BU, units * lanes, 12 if units == 4 else 16)
+        return _of_lanes(2, BU, 2 * lanes, 16) if has_more else _of_lanes(4, BU, 4 * lanes, 16)
     if BU < U:  # many
         return _of_lanes(4, BU, 4 * lanes, 10) if has_more else _of_lanes(8, BU, 8 * lanes, 8)
     return _of_lanes(max(4, 4 * lanes // BU), BU, 4 * lanes, 12 if has_more else 16)
+
+
+def has_more_bits(format: Format) -> bool:
+    """Than four, for each weight."""
+    quants, high, *_ = PLANES[format]
+    return quants is EIGHTS or (quants is FOURS and high is not None)
 
 
 def _of_lanes(BN: int, BU: int, units: int, held: int) -> GemvTile:
@@ -124,70 +130,58 @@ def _of_lanes(BN: int, BU: int, units: int, held: int) -> GemvTile:
 
 
 @triton.jit
-def by_scale(a, b, scales, HALF: tl.constexpr, SCALED: tl.constexpr, HALVES: tl.constexpr):
-    """The integers of a half's two groups by their scales, summed."""
+def keep_before(ISA: tl.constexpr):
+    """What was asked for so far is asked for before what follows is computed. NVIDIA's assembler saves registers by loading
+    late, unless a barrier stands between; AMD's compilers leave loads where they are."""
+    if ISA == "ptx":
+        tl.debug_barrier()
+
+
+@triton.jit
+def by_scale(a, b, scales, HALF: tl.constexpr, SCALED: tl.constexpr, HALVES: tl.constexpr, SHORT: tl.constexpr, ISA: tl.constexpr):
+    """The integers of a half's two groups by their scales, summed. SHORT: they are below 2^15."""
     if not SCALED:
         return a + b
     elif HALVES:
-        return byte_of(scales, HALF) * (a + b)
+        return byte_of(scales, HALF, ISA) * (a + b)
+    elif SHORT and ISA == "ptx":
+        return dot2(a, b, scales, HALF)
     else:
-        return byte_of(scales, 2 * HALF) * a + byte_of(scales, 2 * HALF + 1) * b
+        return byte_of(scales, 2 * HALF, ISA) * a + byte_of(scales, 2 * HALF + 1, ISA) * b
 
 
 @triton.jit
-def lane_load(at, mask):
-    """Load [1, BU] with one element a lane (see decode.word_at)."""
-    return tl.load(tl.max_contiguous(at, [1, 1]), mask=mask, other=0)
-
-
-@triton.jit
-def four_groups(at, mask, second):
-    """The words [1, BU, 4] of the four groups of the units whose activations begin at `at` [1, BU]."""
-    i = tl.arange(0, 4)[None, None, :]
-    at, mask, second = at[:, :, None] + i, mask[:, :, None], second[:, :, None]
-    return (
-        tl.load(at, mask=mask, other=0), tl.load(at + 4, mask=mask, other=0),
-        tl.load(at + 8, mask=second, other=0), tl.load(at + 12, mask=second, other=0),
-    )  # fmt: skip
-
-
-@triton.jit
-def read_activations(x, x_scales, x_sums, token, u, U, K, SUMS: tl.constexpr):
+def read_activations(x, x_scales, x_sums, token, u, U: tl.constexpr, K, SUMS: tl.constexpr):
     """A token's words of the four groups, two scales, and four sums if SUMS, of the units u [1, BU]."""
     mask, second = u < U, u * 64 + 32 < K  # the last unit may be half a one
-    x0, x1, x2, x3 = four_groups(x + token * (K // 4) + u * 16, mask, second)
+    x += token * (K // 4)
+    x0, x1 = group(x, u, 0, mask), group(x, u, 1, mask)
+    x2, x3 = group(x, u, 2, second), group(x, u, 3, second)
     at = x_scales + token * (K // 32) + u * 2
-    scale0, scale1 = lane_load(at, mask), lane_load(at + 1, second)
+    scale0, scale1 = tl.load(at, mask=mask, other=0), tl.load(at + 1, mask=second, other=0)
     sum0, sum1, sum2, sum3 = 0, 0, 0, 0
     if SUMS:
         at = x_sums + token * (K // 16) + u * 4
-        sum0, sum1 = lane_load(at, mask).to(tl.int32), lane_load(at + 1, mask).to(tl.int32)
-        sum2, sum3 = lane_load(at + 2, second).to(tl.int32), lane_load(at + 3, second).to(tl.int32)
+        sum0, sum1 = tl.load(at, mask=mask, other=0).to(tl.int32), tl.load(at + 1, mask=mask, other=0).to(tl.int32)
+        sum2, sum3 = tl.load(at + 2, mask=second, other=0).to(tl.int32), tl.load(at + 3, mask=second, other=0).to(tl.int32)
     return x0, x1, x2, x3, scale0, scale1, sum0, sum1, sum2, sum3
 
 
 @triton.jit
-def dots(words, x, ISA: tl.constexpr):
-    """words [BN, BU, 4] by the activations' words x [1, BU, 4] -> int32 [BN, BU]: a group's 16 columns."""
-    BN: tl.constexpr = words.shape[0]
-    BU: tl.constexpr = words.shape[1]
-    w0, w1, w2, w3 = split_words(words)
-    x0, x1, x2, x3 = split_words(x)
-    total = dot4(w0, tl.broadcast_to(x0, (BN, BU)), tl.zeros((BN, BU), tl.int32), ISA)
-    total = dot4(w1, tl.broadcast_to(x1, (BN, BU)), total, ISA)
-    total = dot4(w2, tl.broadcast_to(x2, (BN, BU)), total, ISA)
-    return dot4(w3, tl.broadcast_to(x3, (BN, BU)), total, ISA)
+def group(x, u, g: tl.constexpr, mask):
+    """The words [1, BU, 4] of group g of the units u [1, BU]."""
+    at = x + u[:, :, None] * 16 + (4 * g + tl.arange(0, 4))[None, None, :]
+    return tl.load(at, mask=mask[:, :, None], other=0)
 
 
 @triton.jit
 def add_units(
     accs, words, marks, kept, x, x_scales, x_sums, u, T, K, U,
-    values: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr, SCALED: tl.constexpr, HALVES: tl.constexpr,
-    MINS: tl.constexpr, BT: tl.constexpr, ISA: tl.constexpr,
+    dots: tl.constexpr, values: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr, SCALED: tl.constexpr, HALVES: tl.constexpr,
+    MINS: tl.constexpr, SHORT: tl.constexpr, BT: tl.constexpr, ISA: tl.constexpr,
 ):  # fmt: skip
     """Each token's acc [BN, BU] plus the units u [1, BU] of the rows whose words and marks these are. `kept` are one
     token's activations where they are at hand, else None."""
-    q0, q1, q2, q3 = values(words, ISA)
     d0, d1, m0, m1, s, n = scales(marks)
     sums = ()
     for t in tl.static_range(BT):
@@ -197,14 +191,14 @@ def add_units(
             x0, x1, x2, x3, scale0, scale1, sum0, sum1, sum2, sum3 = read_activations(
                 x, x_scales, x_sums, tl.minimum(t, T - 1), u, U, K, MINS or OFFSET > 0
             )
-        i0, i1, i2, i3 = dots(q0, x0, ISA), dots(q1, x1, ISA), dots(q2, x2, ISA), dots(q3, x3, ISA)
+        i0, i1, i2, i3 = dots(words, x0, x1, x2, x3, K >> 31, values, ISA)
         if OFFSET:
             i0, i1, i2, i3 = i0 - OFFSET * sum0, i1 - OFFSET * sum1, i2 - OFFSET * sum2, i3 - OFFSET * sum3
-        y0 = d0 * by_scale(i0, i1, s, 0, SCALED, HALVES).to(tl.float32)
-        y1 = d1 * by_scale(i2, i3, s, 1, SCALED, HALVES).to(tl.float32)
+        y0 = d0 * by_scale(i0, i1, s, 0, SCALED, HALVES, SHORT, ISA).to(tl.float32)
+        y1 = d1 * by_scale(i2, i3, s, 1, SCALED, HALVES, SHORT, ISA).to(tl.float32)
         if MINS:
-            y0 += m0 * by_scale(sum0, sum1, n, 0, SCALED, HALVES).to(tl.float32)
-            y1 += m1 * by_scale(sum2, sum3, n, 1, SCALED, HALVES).to(tl.float32)
+            y0 += m0 * by_scale(sum0, sum1, n, 0, SCALED, HALVES, SHORT, ISA).to(tl.float32)
+            y1 += m1 * by_scale(sum2, sum3, n, 1, SCALED, HALVES, SHORT, ISA).to(tl.float32)
         sums += (accs[t] + scale0 * y0 + scale1 * y1,)
     return sums
 
@@ -218,20 +212,35 @@ def zeros(BT: tl.constexpr, BN: tl.constexpr, BU: tl.constexpr):
 
 
 @triton.jit
-def finish_rows(accs, ends, rows, out, T, N, out_stride, BT: tl.constexpr, BN: tl.constexpr):
+def finish_rows(accs, root, ends, rows, out, T, N, out_stride, BT: tl.constexpr, BN: tl.constexpr):
     """The lanes' sums in a tree, all tokens at once: addresses of each would take more scalar registers than CDNA has."""
     tokens, y = tl.arange(0, BT), tl.zeros((BT, BN), tl.float32)
     for t in tl.static_range(BT):
         y = tl.where((tokens == t)[:, None], tl.sum(accs[t], 1)[None, :], y)
-    finish(y, ends, out, tokens, rows, T, N, out_stride)
+    finish(root * y, ends, out, tokens, rows, T, N, out_stride)
+
+
+@triton.jit
+def root_of(squares, K, eps, BS: tl.constexpr):
+    """What the products of a token are to be multiplied by: see norm.Root; 1 where its norm is whole. BS is a multiple of 32.
+
+    Each warp makes it by itself, so that none waits for another: lanes have what a warp has lanes for, again and again.
+    """
+    root = 1.0
+    if squares is not None:
+        lane, total = tl.arange(0, 32), tl.zeros((32,), tl.float32)
+        for first in tl.static_range(0, BS, 32):
+            total += tl.load(squares + first + lane, mask=first + lane < K // 32, other=0)
+        root = tl.rsqrt(tl.sum(total, 0) / K + eps)
+    return root
 
 
 @triton.jit(do_not_specialize=["T", "n_blocks"])
 def gemv_blocks(
-    x, x_scales, x_sums, quants, high, scales_, supers, bias, residual, out, T, N, K, U, n_blocks, residual_stride, out_stride,
-    read_values: tl.constexpr, values: tl.constexpr, read_scales: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr,
-    SCALED: tl.constexpr, HALVES: tl.constexpr, MINS: tl.constexpr, SIGNED: tl.constexpr, BT: tl.constexpr,
-    BN: tl.constexpr, BU: tl.constexpr, CHUNKS: tl.constexpr, AHEAD: tl.constexpr, ISA: tl.constexpr, EARLY: tl.constexpr,
+    x, x_scales, x_sums, squares, quants, high, scales_, supers, bias, residual, out, T, N, K, n_blocks, residual_stride, out_stride,
+    eps, read_values: tl.constexpr, dots: tl.constexpr, values: tl.constexpr, read_scales: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr,
+    SCALED: tl.constexpr, HALVES: tl.constexpr, MINS: tl.constexpr, SHORT: tl.constexpr, BT: tl.constexpr,
+    BN: tl.constexpr, U: tl.constexpr, BU: tl.constexpr, CHUNKS: tl.constexpr, RAGGED: tl.constexpr, BS: tl.constexpr, AHEAD: tl.constexpr, ISA: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Program p of P: of all T <= BT tokens the blocks p, p + P .. of BN rows, of `n_blocks` in all.
 
@@ -240,13 +249,14 @@ def gemv_blocks(
     """
     P, block, chunk = tl.num_programs(0), tl.program_id(0), 0
     lane, n = tl.arange(0, BU), tl.arange(0, BN)
-    # Beyond the last row or token is that row or token again, not stored.
-    row = tl.minimum(block * BN + n, N - 1)
+    END: tl.constexpr = None if CHUNKS * BU == U else U
     accs, kept = zeros(BT, BN, BU), None
     if AHEAD:
-        words = read_values(quants, high, row, 0, U, U, BU, False)
-        marks = read_scales(scales_, supers, row, 0, U, U, BU, False)
+        row = rows_of(block * BN, n, N, RAGGED)
+        words = read_values(quants, high, block * BN, row, 0, END, U, BU, False)
+        marks = read_scales(scales_, supers, block * BN, row, 0, END, U, BU, False)
         wait(EARLY)
+        root = root_of(squares, K, eps, BS)
         if CHUNKS == 1 and BT == 1:  # the activations of a whole row stay in registers
             kept = read_activations(x, x_scales, x_sums, 0, lane[None, :], U, K, MINS or OFFSET > 0)
         for _ in range((n_blocks - block + P - 1) // P * CHUNKS):
@@ -255,32 +265,54 @@ def gemv_blocks(
             else:
                 is_last = chunk == CHUNKS - 1
                 next_block, next_chunk = tl.where(is_last, block + P, block), tl.where(is_last, 0, chunk + 1)
-            row, first = tl.minimum(next_block * BN + n, N - 1), next_chunk * BU
-            end = tl.where(next_block < n_blocks, U, 0)
-            next_words = read_values(quants, high, row, first, end, U, BU, False)
-            next_marks = read_scales(scales_, supers, row, first, end, U, BU, False)
+            next_words, next_marks = words, marks
+            # NVIDIA's assembler saves registers by loading as late as it can, but not across the end of a branch.
+            if next_block < n_blocks:
+                top, first = next_block * BN, next_chunk * BU
+                row = rows_of(top, n, N, RAGGED)
+                next_words = read_values(quants, high, top, row, first, END, U, BU, False)
+                next_marks = read_scales(scales_, supers, top, row, first, END, U, BU, False)
             rows = block * BN + n
             ends = ends_of(bias, residual, tl.arange(0, BT), rows, is_last, T, N, residual_stride)
             accs = add_units(
                 accs, words, marks, kept, x, x_scales, x_sums, (chunk * BU + lane)[None, :], T, K, U,
-                values, scales, OFFSET, SCALED, HALVES, MINS, BT, ISA,
+                dots, values, scales, OFFSET, SCALED, HALVES, MINS, SHORT, BT, ISA,
             )  # fmt: skip
             if is_last:
-                finish_rows(accs, ends, rows, out, T, N, out_stride, BT, BN)
+                finish_rows(accs, root, ends, rows, out, T, N, out_stride, BT, BN)
                 accs = zeros(BT, BN, BU)
             words, marks, block, chunk = next_words, next_marks, next_block, next_chunk
     else:
         wait(EARLY)
+        row = rows_of(block * BN, n, N, RAGGED)
         for first in range(0, U, BU):
-            units = first + lane
-            words = read_values(quants, high, row, first, U, U, BU, False)
-            marks = read_scales(scales_, supers, row, first, U, U, BU, False)
+            words = read_values(quants, high, block * BN, row, first, END, U, BU, False)
+            marks = read_scales(scales_, supers, block * BN, row, first, END, U, BU, False)
             accs = add_units(
-                accs, words, marks, kept, x, x_scales, x_sums, units[None, :], T, K, U,
-                values, scales, OFFSET, SCALED, HALVES, MINS, BT, ISA,
+                accs, words, marks, kept, x, x_scales, x_sums, (first + lane)[None, :], T, K, U,
+                dots, values, scales, OFFSET, SCALED, HALVES, MINS, SHORT, BT, ISA,
             )  # fmt: skip
         ends = ends_of(bias, residual, tl.arange(0, BT), block * BN + n, True, T, N, residual_stride)
-        finish_rows(accs, ends, block * BN + n, out, T, N, out_stride, BT, BN)
+        finish_rows(accs, 1.0, ends, block * BN + n, out, T, N, out_stride, BT, BN)
+
+
+@triton.jit
+def rows_of(top, n, N, RAGGED: tl.constexpr):
+    """The rows from `top` on, counted from there. RAGGED: those beyond the last are the last again, not stored."""
+    return tl.minimum(n, N - 1 - top) if RAGGED else n
+
+
+def parts_of(format: Format) -> dict[str, Any]:
+    """The constants by which a kernel here knows a format."""
+    is_short = PLANES[format].quants is TWOS  # 16 products of an int8 and of two bits, or three with their offset taken off
+    parts = {**DECODE[format]._asdict(), "dots": dots_of(format, target.current().isa), "SHORT": is_short}
+    del parts["SIGNED"]
+    return parts
+
+
+def squares_of(K: int, root: Root | None) -> int:
+    """BS of root_of."""
+    return 0 if root is None else triton.cdiv(K // Q8_BLOCK, 32) * 32
 
 
 def programs(n_blocks: int, at_once: int) -> int:
@@ -288,17 +320,19 @@ def programs(n_blocks: int, at_once: int) -> int:
     return math.ceil(n_blocks / math.ceil(n_blocks / at_once))
 
 
-def blocks(x: Q8, w: Matrix, bias, residual, out: torch.Tensor) -> None:
-    """matmul.linear() for one matrix of a block format and T <= most_tokens() tokens."""
+def blocks(x: Q8, w: Matrix, bias, residual, out: torch.Tensor, root: Root | None = None) -> None:
+    """matmul.linear() for one matrix of a block format and T <= most_tokens() tokens; of one token that has a root too."""
     T, K = x.values.shape
     U, BT = -(-K // UNIT), triton.next_power_of_2(T)
     at = tuning.tile(gemv_blocks, tile(U, BT, w.format), w.format.name, (w.rows, K), T)
     n_blocks, is_ahead = triton.cdiv(w.rows, at.BN), BT <= AHEAD_TOKENS
     grid = programs(n_blocks, at.programs * target.current().units) if is_ahead else n_blocks
+    squares, eps = root or (None, 0.0)
     launch(
-        gemv_blocks, (grid,), x.values.view(torch.int32), x.scales, x.sums, *w.planes, bias, residual, out, T, w.rows, K,
-        U, n_blocks, *strides(residual, out), num_warps=at.num_warps, **DECODE[w.format]._asdict(), BT=BT, BN=at.BN,
-        BU=at.BU, CHUNKS=triton.cdiv(U, at.BU), AHEAD=is_ahead, ISA=target.current().isa,
+        gemv_blocks, (grid,), x.values.view(torch.int32), x.scales, x.sums, squares, *w.planes, bias, residual, out, T,
+        w.rows, K, n_blocks, *strides(residual, out), eps, num_warps=at.num_warps, **parts_of(w.format), BT=BT,
+        BN=at.BN, U=U, BU=at.BU, CHUNKS=triton.cdiv(U, at.BU), RAGGED=w.rows % at.BN > 0, BS=squares_of(K, root),
+        AHEAD=is_ahead, ISA=target.current().isa,
     )  # fmt: skip
 
 

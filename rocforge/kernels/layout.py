@@ -9,7 +9,7 @@ is made such that a lane's load of a unit is 64 or 128 bits wide and next to its
     fours   int32 [N, 2, U, 4]   half h, word i:  byte j = |group 2h+1 : 4 bits|group 2h : 4 bits|
     eights  int32 [N, 4, U, 4]   group g, word i: byte j = 8 bits
     twos    int32 [N, U, 4]      word i: byte j = |group 3 : 2|group 2 : 2|group 1 : 2|group 0 : 2|
-    ones    int64 [N, U]         byte 4a+j, bit 4b+i = word i, byte j of group 2a+b
+    ones    int64 [N, U]         byte 4a+j, bit 2g+b = group g, word 2a+b, byte j
 
     format          quants  high  scales of a unit                            supers of 4 units
     Q4_0 IQ4_NL     fours         int32: d of columns 0-31 | d of 32-63
@@ -198,9 +198,9 @@ def _twos(columns: torch.Tensor) -> torch.Tensor:
 
 
 def _ones(columns: torch.Tensor) -> torch.Tensor:
-    bits = _units(columns).view(len(columns), -1, 2, 8, 4)  # [n, U, a, (b, i), j]
-    shifts = torch.arange(8, dtype=torch.uint8, device=columns.device).view(8, 1)
-    return (bits << shifts).sum(3, dtype=torch.uint8)
+    bits = _units(columns).view(len(columns), -1, 4, 2, 2, 4)  # [n, U, g, a, b, j]
+    shifts = torch.arange(8, dtype=torch.uint8, device=columns.device).view(4, 1, 2, 1)
+    return (bits << shifts).sum((2, 4), dtype=torch.uint8)
 
 
 def _pairs(halves: torch.Tensor) -> torch.Tensor:

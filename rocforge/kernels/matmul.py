@@ -9,6 +9,7 @@ import torch
 from rocforge.gguf.formats import Q8
 from rocforge.kernels import gemm, gemv, halves
 from rocforge.kernels.layout import Matrix
+from rocforge.kernels.norm import Root
 
 
 def linear(
@@ -25,6 +26,16 @@ def linear(
     itself; out float32 [T, N], N the rows of all weights together. Rows of x (if float32), residual
     and out need not lie one behind the other. The formulas are at the head of gemv.py and gemm.py.
     """
+    _products(x, weights, bias, residual, out)
+
+
+def linear_of_root(x: Q8, weights, bias, residual, out: torch.Tensor, root: Root) -> None:
+    """linear() of one token whose norm has left its root: out = root * (x W^T) + bias + residual."""
+    assert len(x.values) == 1, x.values.shape
+    _products(x, weights, bias, residual, out, root=root)
+
+
+def _products(x: "Q8 | torch.Tensor", weights: tuple[Matrix, ...], bias, residual, out: torch.Tensor, **more) -> None:
     is_float = weights[0].format.is_float
     T, K = (x if is_float else x.values).shape
     N = sum(w.rows for w in weights)
@@ -41,5 +52,5 @@ def linear(
     for w in weights:
         rows = slice(start, start + w.rows)
         parts = (None if bias is None else bias[rows], None if residual is None else residual[:, rows], out[:, rows])
-        (way.floats if is_float else way.blocks)(x, w, *parts)
+        (way.floats if is_float else way.blocks)(x, w, *parts, **more)
         start += w.rows

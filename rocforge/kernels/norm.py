@@ -21,6 +21,18 @@ class NormTile(NamedTuple):
     num_warps: int
 
 
+class Root(NamedTuple):
+    """What a token's norm leaves to the products that read it: they multiply their sums by
+
+        1 / sqrt(sum of squares / K + eps)
+
+    where `squares` float32 [K / 32] are the sums of the squares of each block of its x, before any weight.
+    """
+
+    squares: torch.Tensor
+    eps: float
+
+
 def tile(columns: int) -> NormTile:
     return NormTile(next(warps for most, warps in WARPS if columns <= most))
 

@@ -88,8 +88,9 @@ def pack(plan: Plan, sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
 
     The inputs come first, one behind the other: the host writes them in one piece. A value lives from
     the op that first writes it to the last that reads it; inputs and output live through the whole step.
-    Values are placed largest first at the lowest offset that is free for their whole life. An
-    output that may take over its input's memory does so when the input dies there.
+    Values are placed largest first at the lowest offset that is free for their whole life, and for one op more: a
+    room may launch an op and the next as one, whose programs write while others still read. An output that may take over
+    its input's memory does so when the input dies there.
     """
     lives = lifetimes(plan)
     offsets: dict[str, int] = {}
@@ -103,7 +104,7 @@ def pack(plan: Plan, sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
         if value not in plan.inputs:
             groups.setdefault(_root(home, value), []).append(value)
     spans = {
-        root: (min(lives[v][0] for v in members), max(lives[v][1] for v in members), max(v.n_bytes(sizes) for v in members))
+        root: (min(lives[v][0] for v in members), max(lives[v][1] for v in members) + 1, max(v.n_bytes(sizes) for v in members))
         for root, members in groups.items()
     }
     placed: list[tuple[int, int, int, int]] = [(0, len(plan.ops), 0, total)]  # first, last, start, stop

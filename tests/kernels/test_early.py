@@ -46,7 +46,7 @@ def test_only_what_is_settled_is_read_before_the_wait(launches):
         tree = ast.parse(textwrap.dedent(inspect.getsource(made.kernel.fn)))
         calls = [ast.unparse(node.func) for node in sorted((n for n in ast.walk(tree) if isinstance(n, ast.Call)), key=lambda n: (n.lineno, n.col_offset))]
         before = {call for call in calls[: calls.index("wait")] if not call.startswith(("tl.", "triton.")) and not call.endswith(".to")}
-        assert before <= {"read_values", "read_scales", "zeros", "settled", "share_of", "load_pages", "angles_of"}, (name, before)
+        assert before <= {"read_values", "read_scales", "zeros", "settled", "rows_of", "share_of", "load_pages", "angles_of"}, (name, before)
         assert not {"tl.load", "tl.store"} & set(calls[: calls.index("wait")]), name
 
 
