@@ -35,7 +35,6 @@ from rocforge.cpu.isa import (
 from rocforge.cpu.lanes import store_columns
 from rocforge.cpu.product import add_product
 from rocforge.cpu.quantize import quantize_block
-from rocforge.cpu.rope import rope_store
 from rocforge.cpu.threads import counter, inline, kernel, launch, real, take, words
 from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8Cache
 
@@ -297,9 +296,3 @@ def attention(
     kept = "q8_0" if k.scales is not None else {2: "f16", 4: "f32"}[k.values.itemsize]
     blocking = tuning.tile(attend.__name__, DEFAULT, kept, (head_dim, heads // kv_heads, kv_heads), len(qkv))
     launch(attend, qkv, positions, sequences, page_table, *k, *v, *outs, *sizes, window, scale, counter(), *blocking)
-
-
-def rope_attention(*, table, q_norm, k_norm, layout: str, eps: float, out, scale: float, window: int, **both) -> None:
-    """rope_store(), then attention(), of their keywords."""
-    rope_store(**both, table=table, q_norm=q_norm, k_norm=k_norm, layout=layout, eps=eps)
-    attention(**both, out=out, scale=scale, window=window)

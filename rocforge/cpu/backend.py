@@ -150,10 +150,11 @@ class Backend:
         with book.use(book.current() or tuning.own_book()), threads.record(self._pool) as program:
             yield program
 
-    def launch_all(self, ops: Sequence[tuple[str, dict[str, Any]]]) -> None:
-        """Ops one after the other, (kind, its launcher's keywords) each."""
+    def launch_each(self, ops: Sequence[tuple[str, dict[str, Any]]]) -> Iterator[int]:
+        """Ops one after the other, (kind, its launcher's keywords) each. Gives how many were launched each time: one."""
         for kind, given in ops:
             LAUNCHERS[kind](**given)
+            yield 1
 
     def compile(self, kernels: Iterable[threads.Kernel], report: Callable[[int, int], None] | None = None) -> None:
         """Now, rather than with their first launch; report(done, total)."""

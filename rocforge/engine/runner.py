@@ -5,7 +5,7 @@ that the longest sequence of a batch may have, so that a short one pays nothing 
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -135,11 +135,19 @@ class Runner:
         # Of the page table, which ends the inputs, only the pages that this step may see.
         table = self.plan.inputs[-1]
         with self.backend.record(self.memory.offsets[table.name] + table.n_bytes(sizes)) as program:
-            self.backend.launch_all([(op.kind, self._arguments(op, sizes)) for op in self._ops(n_rows)])
+            for _ in self.launch_each(n_tokens, n_rows, n_pages):
+                pass
         self._programs[key] = program
         if len(self._programs) > _PROGRAMS:
             self._programs.popitem(last=False)
         return program
+
+    def launch_each(self, n_tokens: int, n_rows: int, n_pages: int | None = None) -> Iterator[list[Op]]:
+        """Launch the ops of such a step; gives those that were launched together, each time."""
+        sizes, ops = self._sizes(n_tokens, n_rows, n_pages), self._ops(n_rows)
+        for n in self.backend.launch_each([(op.kind, self._arguments(op, sizes)) for op in ops]):
+            yield ops[:n]
+            ops = ops[n:]
 
     def launches(self, n_tokens: int, n_rows: int, n_pages: int | None = None) -> list[tuple[Op, Callable[[], None]]]:
         """Each op of such a step, and what launches it by itself."""

@@ -14,13 +14,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rocforge.engine.selftest_cases import Blocks, Case, all_cases
+from rocforge.engine.selftest_cases import Blocks, Case, Of, all_cases
 from rocforge.gguf.formats import Q8, Q8Cache
 from rocforge.probe import cache
 from rocforge.probe.compiler import child_environment
@@ -39,7 +39,7 @@ OFF_BY_ONE = 0.02
 # The module of either room that has the op, where it is called otherwise.
 MODULES = {
     "rms_norm": "norm", "swiglu": "activation", "rope_table": "rope", "rope_store": "rope", "linear": "matmul",
-    "rope_attention": "attention", "penalize": "sample",
+    "penalize": "sample",
 }  # fmt: skip
 
 Progress = Callable[[str, int, int], None]
@@ -221,7 +221,34 @@ def _on_gpu(case: Case, device: str) -> dict[str, Any]:
 
 
 def _launcher(room: str, op: str) -> Callable[..., None]:
+    if op == "chain":
+        return {"cpu": _chain_on_cpu, "kernels": _chain_on_gpu}[room]
     return getattr(importlib.import_module(f"rocforge.{room}.{MODULES.get(op, op)}"), op)
+
+
+def _chain_on_cpu(ops: Sequence, **arguments) -> None:
+    from rocforge.cpu.backend import LAUNCHERS
+
+    for kind, given in _bound(ops, arguments):
+        LAUNCHERS[kind](**given)
+
+
+def _chain_on_gpu(ops: Sequence, **arguments) -> None:
+    from rocforge.kernels.backend import LAUNCHERS
+    from rocforge.kernels.chain import launch_all
+
+    launch_all(LAUNCHERS, _bound(ops, arguments))
+
+
+def _bound(ops: Sequence, arguments: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The ops of a chain with the arguments that they name."""
+
+    def bound(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(bound, value))
+        return arguments[value] if isinstance(value, Of) else value
+
+    return [(kind, {name: bound(value) for name, value in given.items()}) for kind, given in ops]
 
 
 def _map(value: Any, array: Callable, matrix: Callable) -> Any:

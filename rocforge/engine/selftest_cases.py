@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rocforge.gguf.formats import F32, Q8, SUPPORTED, Format, Q8Cache
+from rocforge.gguf.formats import F32, Q3_K, Q4_K, Q6_K, Q8, Q8_0, SUPPORTED, Format, Q8Cache
 from rocforge.plan.ir import PAGE
 
 
@@ -21,8 +21,13 @@ class Blocks(NamedTuple):
     columns: int
 
 
+class Of(str):
+    """In a chain's ops: the argument of that name."""
+
+
 class Case(NamedTuple):
-    """One launch. `written`: the arguments that it writes, each with how far it may be off, (relative, absolute). From
+    """One launch, or a "chain": `ops` of the arguments, (kind, keywords) each, that launch_all is given with Of's replaced by
+    the other arguments. `written`: the arguments that it writes, each with how far it may be off, (relative, absolute). From
     what: `exact`, or where that is None what the CPU's kernels write."""
 
     op: str
@@ -113,8 +118,7 @@ def _empty_cache(kind: str, n_pages: int) -> Any:
 
 def _rope_store(rng) -> Iterator[Case]:
     positions, sequences = np.array([3, 4, 40, 31], np.int32), np.array([0, 0, 1, 2], np.int32)
-    angles = positions[:, None] * _FREQUENCIES
-    table = np.concatenate([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+    table = _angles(positions, _FREQUENCIES)
     layouts = (("half", "float16", True), ("interleaved", "float32", False), ("half", "8 bits", True))
     for layout, kind, has_norm in layouts:
         n_pages, page_table = _pages(rng, (5, 41, 32))
@@ -157,27 +161,97 @@ def _attention(rng) -> Iterator[Case]:
                 yield Case("attention", f"{kind}, {len(positions)} tokens, in 8 bits", arguments, {"out": (2**-10, 0)})
 
 
+def _chain(rng) -> Iterator[Case]:
+    yield from _rope_attention(rng)
+    yield from _linear_norm_rope(rng)
+
+
+def _op(kind: str, names: str, **others: Any) -> tuple[str, dict[str, Any]]:
+    """An op whose keywords are called as arguments are, but for the others."""
+    return kind, {**{name: Of(name) for name in names.split()}, **others}
+
+
+_ROPE_STORE = "qkv table positions sequences page_table q_norm k_norm k_cache v_cache"
+
+
 def _rope_attention(rng) -> Iterator[Case]:
     for layout, kind, has_norm, length, window in (
         ("half", "float16", True, 70, 0), ("interleaved", "float16", False, 33, 0), ("half", "8 bits", True, 40, 20),
         ("interleaved", "8 bits", False, 1, 0),
     ):  # fmt: skip
         n_pages, page_table = _pages(rng, (5, length))
-        angles = (length - 1) * _FREQUENCIES[None]
+        scaled = {**_HEADS, "scale": _D**-0.5, "window": window}
         arguments = {
-            "qkv": _normal(rng, 1, (_H + 2 * _G) * _D),
-            "table": np.concatenate([np.cos(angles), np.sin(angles)], 1).astype(np.float32),
+            "ops": (
+                _op("rope_store", _ROPE_STORE, **_HEADS, layout=layout, eps=1e-6),
+                _op("attention", "qkv positions sequences page_table k_cache v_cache out", **scaled),
+            ),
+            "qkv": _normal(rng, 1, (_H + 2 * _G) * _D), "table": _angles(np.array([length - 1]), _FREQUENCIES),
             "positions": np.array([length - 1], np.int32), "sequences": np.array([1], np.int32), "page_table": page_table,
             **{name: _normal(rng, _D) if has_norm else None for name in ("q_norm", "k_norm")},
             **{name: _full_cache(rng, kind, n_pages, (0, length - 1), page_table) for name in ("k_cache", "v_cache")},
-            "out": _empty(1, _H * _D), **_HEADS, "layout": layout, "eps": 1e-6, "scale": _D**-0.5, "window": window,
+            "out": _empty(1, _H * _D),
         }  # fmt: skip
         # Of the row that is stored what rope_store may be off by, and of the result what attention may: its queries and
         # its own key are rotated in other words, by some float32 roundings.
         off = 16 * (_D / 4 + 8) * ULP
         in_cache = {"float16": (HALF, off), "8 bits": (2 * HALF, off)}[kind]
         written = {"out": (0, 8 * 7 * HALF / 2), "k_cache": in_cache, "v_cache": in_cache}
-        yield Case("rope_attention", f"{layout}, {kind}, {length} keys, window {window}", arguments, written)
+        yield Case("chain", f"rope_store and attention, {layout}, {kind}, {length} keys, window {window}", arguments, written)
+
+
+def _linear_norm_rope(rng) -> Iterator[Case]:
+    """What reads the norm is of rows that are turned: where one launch does two ops, all five are three."""
+    H, G, D, position = 2, 1, 16, 41
+    heads = {"heads": H, "kv_heads": G, "head_dim": D}
+    for first, formats, layout, kind in (
+        (Q4_K, (Q4_K, Q4_K, Q6_K), "interleaved", "float16"), (Q8_0, (Q8_0,), "half", "float32"), (Q6_K, (Q3_K,), "half", "float16"),
+    ):  # fmt: skip
+        K, N = (max(96, f.block) for f in (first, formats[0]))
+        n_pages, page_table = _pages(rng, (5, position + 1))
+        x, weights = _random_q8(rng, 1, K), blocks(rng, first, N, K)
+        rows = (H * D, G * D, G * D) if len(formats) == 3 else ((H + 2 * G) * D,)
+        readers = {f"weights{i}": blocks(rng, f, n, N) for i, (f, n) in enumerate(zip(formats, rows, strict=True))}
+        float_x = x.values * np.repeat(x.scales, 32, 1)
+        magnitudes = np.abs(float_x) @ np.abs(rows_of(weights)).T
+        size = np.float32(magnitudes.mean())
+        residual = size * _normal(rng, 1, N)
+        h = float_x @ rows_of(weights).T + residual
+        # An epsilon that counts as much as the squares do.
+        norm, eps = _normal(rng, N), float(np.mean(h * h))
+        ops = (
+            _op("linear", "x residual", weights=(Of("weights"),), bias=None, out=Of("h")),
+            _op("rms_norm", "", x=Of("h"), weight=Of("norm"), out=Of("normed"), eps=eps),
+            _op("linear", "bias", x=Of("normed"), weights=tuple(map(Of, readers)), residual=None, out=Of("qkv")),
+            _op("rope_store", _ROPE_STORE, **heads, layout=layout, eps=1e-6),
+        )
+        y = h / np.sqrt(np.mean(h * h) + eps) * norm
+        below = np.concatenate([np.abs(rows_of(each)) for each in readers.values()])
+        bias = np.float32((np.abs(y) @ below.T).mean() / 16) * _normal(rng, sum(rows))
+        queries = np.arange(sum(rows)) < H * D  # keys and values may be written there or not
+        arguments = {
+            "ops": ops, "x": x, "weights": weights, "residual": residual, "h": _empty(1, N), "norm": norm, "normed": _empty_q8(1, N),
+            **readers, "bias": bias, "qkv": np.where(queries, np.nan, 0)[None].astype(np.float32),
+            "table": _angles(np.array([position]), 10000.0 ** -(np.arange(D // 2) / (D // 2))),
+            "positions": np.array([position], np.int32), "sequences": np.array([1], np.int32), "page_table": page_table,
+            "q_norm": None, "k_norm": None, **{name: np.zeros((n_pages, G, PAGE, D), kind) for name in ("k_cache", "v_cache")},
+        }  # fmt: skip
+        # Of the first product as in _linear. Its errors are parts of a step of 8 bits: few values are rounded to the neighbour,
+        # and what reads them is off by steps. What lies in `normed` may be but for its root.
+        flips, step = 4, np.abs(y).max() / 127
+        off = flips * step * below.max(1) + 2.0**-17 * (np.abs(y) @ below.T)[0] + 4 * ULP * np.abs(bias)
+        off = 2 * float(off.max())  # of both that are turned together
+        in_qkv = np.where(queries, off, np.inf)
+        in_h = 2.0**-17 * magnitudes + 4 * ULP * np.abs(residual)
+        written = {"h": (0, in_h), "qkv": (0, in_qkv), **dict.fromkeys(("k_cache", "v_cache"), (HALF, off))}
+        what = f"linear, rms_norm, linear and rope_store, {first} and {'+'.join(map(str, formats))}, {layout}"
+        yield Case("chain", what, arguments, written)
+
+
+def _angles(positions: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
+    """float32 [T, twice as many as frequencies]: RoPE's table."""
+    angles = positions[:, None] * frequencies
+    return np.concatenate([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
 
 
 def _full_cache(rng, kind: str, n_pages: int, lengths: tuple[int, ...], page_table: np.ndarray) -> Any:
@@ -299,7 +373,8 @@ def _middle(logits: np.ndarray, temperature: float, top_k: int, which: int) -> f
 
 CASES: dict[str, Callable[[np.random.Generator], Iterator[Case]]] = {
     "quantize": _quantize, "rms_norm": _rms_norm, "swiglu": _swiglu, "rope_table": _rope_table, "rope_store": _rope_store,
-    "attention": _attention, "rope_attention": _rope_attention, "linear": _linear, "embed": _embed, "gather": _gather, "penalize": _penalize, "sample": _sample,
+    "attention": _attention, "linear": _linear, "chain": _chain,
+    "embed": _embed, "gather": _gather, "penalize": _penalize, "sample": _sample,
 }  # fmt: skip
 
 

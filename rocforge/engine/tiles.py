@@ -26,16 +26,20 @@ def choices(
     """For each op of a step of `tokens` tokens, what its launchers were answered (`probe.book.Choice`).
 
     `kind` is the device's; `target` is a `kernels.target.Target`, None for the GPU that is current; `book` None
-    takes the databases that hold there. An op whose kernels have no tile has an empty list.
+    takes the databases that hold there. An op whose kernels have no tile has an empty list, and so has one that is launched
+    with the op before it.
     """
     backend, launchers, own_book, within = {"cpu": _cpu_room, "gpu": _gpu_room}[kind](target)
     found = []
     with closing(Runner(plan, memory, file, backend, launchers)) as runner:
         with within, use(book or own_book()), backend.record():
-            for op, launch in runner.launches(tokens, rows):
+            steps = runner.launch_each(tokens, rows)
+            while True:
                 with watch() as answers:
-                    launch()
-                found.append((op, answers))
+                    together = next(steps, None)
+                if together is None:
+                    break
+                found += [(together[0], answers), *((op, []) for op in together[1:])]
     return found
 
 

@@ -48,9 +48,10 @@ def dot4_unsigned(a, b, c, ISA: tl.constexpr):
 def byte_of(word, i: tl.constexpr, ISA: tl.constexpr):
     """Byte i of a word, 0 the lowest, with its sign."""
     if ISA == "ptx" and i < 3:  # index + 8 is the sign of that byte, in all bits
+        indices: tl.constexpr = "0x8880" if i == 0 else ("0x9991" if i == 1 else "0xaaa2")
         return tl.inline_asm_elementwise(
-            f"prmt.b32 $0, $1, 0, 0x{8 + i}{8 + i}{8 + i}{i};", "=r,r", [word], dtype=tl.int32, is_pure=True, pack=1
-        )
+            f"prmt.b32 $0, $1, 0, {indices};", "=r,r", [word], dtype=tl.int32, is_pure=True, pack=1
+        )  # fmt: skip
     else:
         return (word << (24 - 8 * i)) >> 24
 

@@ -12,7 +12,7 @@ from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8_SUM_BLOCK, Format, Q8Cache
 from rocforge.kernels import durations, gemm, gemv, launch, layout, target, tuning
 from rocforge.kernels.activation import swiglu
 from rocforge.kernels.attention import attention
-from rocforge.kernels.chain import Bound, launch_all
+from rocforge.kernels.chain import Bound, launch_each
 from rocforge.kernels.embed import embed
 from rocforge.kernels.gather import gather
 from rocforge.kernels.matmul import linear
@@ -20,7 +20,7 @@ from rocforge.kernels.norm import rms_norm
 from rocforge.kernels.quantize import quantize
 from rocforge.kernels.rope import rope_store, rope_table
 from rocforge.kernels.sample import penalize, sample
-from rocforge.kernels.upload import Source, upload
+from rocforge.kernels.upload import Pinned, Source, upload
 from rocforge.probe import book
 
 # By op kind of plan/ir.py; the keywords of each are its contract's names.
@@ -79,6 +79,7 @@ class Backend:
         self._device = torch.device(device)
         self._pool = launch.Pool()
         self._pending: list[Source] = []
+        self._buffers: Pinned | None = None  # what they pass through
         self._mirror: torch.Tensor | None = None
         self._is_busy = False  # since the last run nobody has waited
         self._draws: dict[tuple[int, int], Draw] = {}
@@ -99,6 +100,8 @@ class Backend:
             if not runs or runs[-1][0][1] is not source[1]:
                 runs.append([])
             runs[-1].append(source)
+        if self._buffers is None and self._device.type == "cuda":
+            self._buffers = Pinned(self._device)
         made = []
         for run in runs:
             _, format, (_, columns) = run[0]
@@ -121,8 +124,9 @@ class Backend:
             report(done, total)
 
         with self._chosen(), _no_room():
-            upload(self._pending, self._device, add)
+            upload(self._pending, self._device, add, self._buffers)
         self._pending.clear()
+        self._buffers = None
         self.synchronize()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()  # what pieces took on their way
@@ -206,9 +210,10 @@ class Backend:
                 program.before.append(launch.Copy(self._arena[:n_bytes], self._mirror[:n_bytes]))
             yield program
 
-    def launch_all(self, ops: Sequence[Bound]) -> None:
-        """Ops one after the other, (kind, its launcher's keywords) each: with fewer launches where one can do several's work."""
-        launch_all(LAUNCHERS, ops)
+    def launch_each(self, ops: Sequence[Bound]) -> Iterator[int]:
+        """Ops one after the other, (kind, its launcher's keywords) each: with fewer launches where one can do several's work.
+        Gives how many ops were launched each time."""
+        return launch_each(LAUNCHERS, ops)
 
     def _book(self) -> "book.Book | book.Tried | None":
         """What the caller looks up in, if it said so; else a GPU's databases. Elsewhere nothing is tuned."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import triton
 
+from rocforge.gguf.formats import Q8_BLOCK
 from rocforge.kernels import gemm
 from rocforge.kernels.layout import UNIT
 from rocforge.kernels.target import Target, use
@@ -25,6 +26,8 @@ _AROUND = (0.5, 1, 2)
 FACTORS: dict[str, dict[str, tuple[float, ...]]] = {
     "gemv_blocks": {"BN": _AROUND, "BU": (0.5, 1), "num_warps": _AROUND, "programs": (0.5, 0.75, 1, 1.25, 1.5)},
     "gemv_floats": {"BN": _AROUND, "BK": (0.5, 1, 2, 4), "num_warps": (1, 2, 4)},
+    "gemv_norm": {"BU": (0.25, 0.5, 1, 2), "num_warps": _AROUND},
+    "gemv_rope": {"BN": (0.5, 1), "BU": _AROUND, "num_warps": _AROUND},
     "gemm_blocks": {
         "BT": (0.5, 1), "BN": _AROUND, "BU": _AROUND, "num_warps": (0.5, 1), "num_stages": (0.5, 2 / 3, 1, 4 / 3, 1.5), "programs": _AROUND,
     },
@@ -54,6 +57,18 @@ def _gemv_blocks(tile: Any, key: Key, target: Target) -> bool:
     U, BT = triton.next_power_of_2(-(-key.shape[1] // UNIT)), triton.next_power_of_2(key.tokens)
     units = tile.BN * tile.BU / _lanes(target, tile)
     return tile.BU <= (U if BT == 1 else max(1, U // 2)) and 1 <= units and units * BT <= 16
+
+
+def _gemv_norm(tile: Any, key: Key, target: Target) -> bool:
+    """Each lane has a unit of a step at the least and 16 at the most; a step is no wider than a row."""
+    units = Q8_BLOCK * tile.BU / _lanes(target, tile)
+    return tile.BU <= triton.next_power_of_2(-(-key.shape[1] // UNIT)) and 1 <= units <= 16
+
+
+def _gemv_rope(tile: Any, key: Key, target: Target) -> bool:
+    """The same; rows are of pairs. They are no more than the default's: a head divides by those, which no key tells."""
+    units = tile.BN * tile.BU / _lanes(target, tile)
+    return tile.BU <= triton.next_power_of_2(-(-key.shape[1] // UNIT)) and tile.BN % 2 == 0 and 1 <= units <= 16
 
 
 def _gemv_floats(tile: Any, key: Key, target: Target) -> bool:
@@ -119,6 +134,8 @@ def _anything(tile: Any, key: Key, target: Target) -> bool:
 FITS: dict[str, Callable[[Any, Key, Target], bool]] = {
     "gemv_blocks": _gemv_blocks,
     "gemv_floats": _gemv_floats,
+    "gemv_norm": _gemv_norm,
+    "gemv_rope": _gemv_rope,
     "gemm_blocks": _gemm_blocks,
     "gemm_floats": _gemm,
     "gemm_plain": _plain,

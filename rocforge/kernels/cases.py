@@ -12,6 +12,7 @@ from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8_SUM_BLOCK, SUPPORTED, Format,
 from rocforge.kernels import gemv, launch, layout, repack
 from rocforge.kernels.activation import swiglu
 from rocforge.kernels.attention import attention, rope_attention
+from rocforge.kernels.chain import launch_all
 from rocforge.kernels.embed import embed
 from rocforge.kernels.gather import gather
 from rocforge.kernels.matmul import linear
@@ -19,7 +20,7 @@ from rocforge.kernels.norm import rms_norm
 from rocforge.kernels.quantize import quantize
 from rocforge.kernels.rope import rope_store, rope_table
 from rocforge.kernels.sample import penalize, sample
-from rocforge.kernels.target import Target, use
+from rocforge.kernels.target import Target, current, use
 from rocforge.probe import book
 
 PAGE = 32
@@ -94,6 +95,8 @@ def _calls(every: bool) -> Iterator[tuple[str, str, Callable[[], None]]]:
         blocks = _meta(64, format.row_bytes(K), dtype=torch.uint8)
         yield "repack", "", lambda f=format, b=blocks: repack.fill(layout.empty(f, 64, K, "meta"), b)
         yield from _linear(format, every)
+        if current().backend == "cuda" and not format.is_float:  # whose neighbours one token launches together
+            yield from _joined(format, every)
     for n in (896, 2048, 4096, 8192, 16384) if every else (4096, 16384):
         yield "rms_norm", "", lambda n=n: rms_norm(_meta(1, n), _meta(n), _q8(1, n), eps=1e-5)
         yield "rms_norm", "", lambda n=n: rms_norm(_meta(1, n), _meta(n), _meta(1, n), eps=1e-5)
@@ -130,6 +133,34 @@ def _linear(format: Format, every: bool) -> Iterator[tuple[str, str, Callable[[]
         for residual in (_meta(T, N), None) if every else (_meta(T, N),):
             w = layout.empty(format, N, K, "meta")
             yield "linear", format.name, lambda x=x, w=w, r=residual, T=T: linear(x, (w,), None, r, _meta(T, N))
+
+
+def _joined(format: Format, every: bool) -> Iterator[tuple[str, str, Callable[[], None]]]:
+    for K, N in ((4096, 4096), (14336, 4096), (4096, 14336)) if every else ((14336, 4096), (4096, 14336)):
+        for layout_name, kv in (("interleaved", "f16"), ("half", "f32")):
+            yield "linear", format.name, lambda a=(format, K, N, layout_name, kv): _linear_norm_rope(*a)
+    yield "linear", format.name, lambda: _linear_norm_rope(format, 4096, 4096, "half", "f16", turns=False)
+
+
+def _linear_norm_rope(format: Format, K: int, N: int, layout_name: str, kv: str, turns: bool = True) -> None:
+    """A product of K columns, the norm of its N rows, and of what reads that queries, keys and values, if it `turns`."""
+    H, G, D, h, normed = 32, 8, 128, _meta(1, N), _q8(1, N)
+    rows = (H + 2 * G) * D
+    qkv, (k_cache, v_cache) = _meta(1, rows), _caches(kv, G, D)
+    product = lambda x, n, k, residual, out: {
+        "x": x, "weights": (layout.empty(format, n, k, "meta"),), "bias": None, "residual": residual, "out": out
+    }
+    ops = [
+        ("linear", product(_q8(1, K), N, K, _meta(1, N), h)),
+        ("rms_norm", {"x": h, "weight": _meta(N), "out": normed, "eps": 1e-5}),
+        ("linear", product(normed, rows, N, None, qkv)),
+        ("rope_store", {
+            "qkv": qkv, "table": _meta(1, D), "positions": _ints(1), "sequences": _ints(1), "page_table": _ints(9, 256),
+            "q_norm": None, "k_norm": None, "k_cache": k_cache, "v_cache": v_cache, "heads": H, "kv_heads": G, "head_dim": D,
+            "layout": layout_name, "eps": 1e-5,
+        }),
+    ]  # fmt: skip
+    launch_all({"rms_norm": rms_norm, "linear": linear, "rope_store": rope_store}, ops[: 4 if turns else 3])
 
 
 def _caches(kv: str, G: int, D: int) -> list:

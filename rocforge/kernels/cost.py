@@ -83,6 +83,7 @@ def work(key: Key, launch: Launch) -> Work:
         steps, parts = math.ceil(K / columns), 1
         if key.kernel == "gemv_blocks":  # programs go through several blocks of rows
             steps *= math.ceil(rows / sizes["BN"] / launch.grid[0])
+        # Of gemv_norm and gemv_rope a program has one block of rows, and what they write beside or instead of out is as much.
         if key.kernel == "gemm_blocks":  # programs share a row's columns, and what they write is read once more
             parts = launch.grid[1]
             steps = math.ceil(steps / parts)

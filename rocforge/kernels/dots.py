@@ -163,3 +163,8 @@ _BY_ISA: dict[str, dict[Format, Any]] = {
 def dots_of(format: Format, isa: str) -> Any:
     """A format's `dots` for Target.isa."""
     return _BY_ISA.get(isa, {}).get(format, dots_of_values)
+
+
+def ways_of(format: Format) -> list[Any]:
+    """All that dots_of may give for a format."""
+    return list(dict.fromkeys(dots_of(format, isa) for isa in ("portable", *_BY_ISA)))

@@ -41,6 +41,13 @@ class GemmTile(NamedTuple):
     programs: int
 
 
+class Parts(NamedTuple):
+    """The sums of the programs that share columns, float32 [n, T, N], and Halves.largest: the product is their sum times that."""
+
+    sums: torch.Tensor
+    largest: torch.Tensor
+
+
 class FloatsTile(NamedTuple):
     """BT tokens by BN rows a program, BK columns a step."""
 
@@ -242,22 +249,29 @@ def splits_of(at: GemmTile, rows: int, tokens: int, units: int) -> int:
 
 def blocks(x: Halves, w: Matrix, bias, residual, out: torch.Tensor) -> None:
     """matmul.linear() for one matrix of a block format; x of halves.of_q8."""
+    parts = products(x, w, bias, residual, out)
+    if parts is not None:
+        n, T, N = parts.sums.shape
+        grid = (triton.cdiv(N, JOIN_ROWS), T)
+        launch(add_parts, grid, *parts, bias, residual, out, T, N, n, *strides(residual, out), fuses=False, BN=JOIN_ROWS)
+
+
+def products(x: Halves, w: Matrix, bias, residual, out: torch.Tensor) -> Parts | None:
+    """The same, but where programs share columns: then nothing is added to their sums, and out is not written."""
     T, N, U = len(x.values), w.rows, -(-w.columns // UNIT)
     at = tuning.tile(gemm_blocks, _tile(TILES, T), w.format.name, (N, w.columns), T)
     laid = order(T)
     assert at.BU % laid.MIX == 0, (at, laid)
     splits = splits_of(at, N, T, U)
-    parts = scratch("parts", (splits, T, N), torch.float32, out) if splits > 1 else None
-    ends = (bias, residual, out, None) if parts is None else (None, None, None, parts)
+    sums = scratch("parts", (splits, T, N), torch.float32, out) if splits > 1 else None
+    ends = (bias, residual, out, None) if sums is None else (None, None, None, sums)
     launch(
         gemm_blocks, (triton.cdiv(N, at.BN) * triton.cdiv(T, at.BT), splits), *x, *w.planes, *ends,
         T, N, U, triton.cdiv(triton.cdiv(U, at.BU), splits), x.values.stride(0), *strides(residual, out), num_warps=at.num_warps,
         num_stages=at.num_stages, **DECODE[w.format]._asdict(), BT=at.BT, BN=at.BN, BU=at.BU,
         WIDE=_is_wide(), **laid._asdict(), ISA=target.current().isa, early=T <= EARLY_TOKENS,
     )  # fmt: skip
-    if parts is not None:
-        grid = (triton.cdiv(N, JOIN_ROWS), T)
-        launch(add_parts, grid, parts, x.largest, bias, residual, out, T, N, splits, *strides(residual, out), BN=JOIN_ROWS)
+    return None if sums is None else Parts(sums, x.largest)
 
 
 def scratch_bytes(tokens: int, matrices: list[tuple[int, int]]) -> int:

@@ -138,7 +138,9 @@ def keep_before(ISA: tl.constexpr):
 
 
 @triton.jit
-def by_scale(a, b, scales, HALF: tl.constexpr, SCALED: tl.constexpr, HALVES: tl.constexpr, SHORT: tl.constexpr, ISA: tl.constexpr):
+def by_scale(
+    a, b, scales, HALF: tl.constexpr, SCALED: tl.constexpr, HALVES: tl.constexpr, SHORT: tl.constexpr, ISA: tl.constexpr
+):
     """The integers of a half's two groups by their scales, summed. SHORT: they are below 2^15."""
     if not SCALED:
         return a + b
@@ -162,8 +164,9 @@ def read_activations(x, x_scales, x_sums, token, u, U: tl.constexpr, K, SUMS: tl
     sum0, sum1, sum2, sum3 = 0, 0, 0, 0
     if SUMS:
         at = x_sums + token * (K // 16) + u * 4
-        sum0, sum1 = tl.load(at, mask=mask, other=0).to(tl.int32), tl.load(at + 1, mask=mask, other=0).to(tl.int32)
-        sum2, sum3 = tl.load(at + 2, mask=second, other=0).to(tl.int32), tl.load(at + 3, mask=second, other=0).to(tl.int32)
+        sum0, sum1 = tl.load(at, mask=mask, other=0), tl.load(at + 1, mask=mask, other=0)
+        sum2, sum3 = tl.load(at + 2, mask=second, other=0), tl.load(at + 3, mask=second, other=0)
+        sum0, sum1, sum2, sum3 = sum0.to(tl.int32), sum1.to(tl.int32), sum2.to(tl.int32), sum3.to(tl.int32)
     return x0, x1, x2, x3, scale0, scale1, sum0, sum1, sum2, sum3
 
 
@@ -177,8 +180,8 @@ def group(x, u, g: tl.constexpr, mask):
 @triton.jit
 def add_units(
     accs, words, marks, kept, x, x_scales, x_sums, u, T, K, U,
-    dots: tl.constexpr, values: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr, SCALED: tl.constexpr, HALVES: tl.constexpr,
-    MINS: tl.constexpr, SHORT: tl.constexpr, BT: tl.constexpr, ISA: tl.constexpr,
+    dots: tl.constexpr, values: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr, SCALED: tl.constexpr,
+    HALVES: tl.constexpr, MINS: tl.constexpr, SHORT: tl.constexpr, BT: tl.constexpr, ISA: tl.constexpr,
 ):  # fmt: skip
     """Each token's acc [BN, BU] plus the units u [1, BU] of the rows whose words and marks these are. `kept` are one
     token's activations where they are at hand, else None."""
@@ -237,10 +240,12 @@ def root_of(squares, K, eps, BS: tl.constexpr):
 
 @triton.jit(do_not_specialize=["T", "n_blocks"])
 def gemv_blocks(
-    x, x_scales, x_sums, squares, quants, high, scales_, supers, bias, residual, out, T, N, K, n_blocks, residual_stride, out_stride,
-    eps, read_values: tl.constexpr, dots: tl.constexpr, values: tl.constexpr, read_scales: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr,
-    SCALED: tl.constexpr, HALVES: tl.constexpr, MINS: tl.constexpr, SHORT: tl.constexpr, BT: tl.constexpr,
-    BN: tl.constexpr, U: tl.constexpr, BU: tl.constexpr, CHUNKS: tl.constexpr, RAGGED: tl.constexpr, BS: tl.constexpr, AHEAD: tl.constexpr, ISA: tl.constexpr, EARLY: tl.constexpr,
+    x, x_scales, x_sums, squares, quants, high, scales_, supers, bias, residual, out, T, N, K, n_blocks, residual_stride,
+    out_stride, eps,
+    read_values: tl.constexpr, dots: tl.constexpr, values: tl.constexpr, read_scales: tl.constexpr, scales: tl.constexpr,
+    OFFSET: tl.constexpr, SCALED: tl.constexpr, HALVES: tl.constexpr, MINS: tl.constexpr, SHORT: tl.constexpr,
+    BT: tl.constexpr, BN: tl.constexpr, U: tl.constexpr, BU: tl.constexpr, CHUNKS: tl.constexpr, RAGGED: tl.constexpr,
+    BS: tl.constexpr, AHEAD: tl.constexpr, ISA: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Program p of P: of all T <= BT tokens the blocks p, p + P .. of BN rows, of `n_blocks` in all.
 

@@ -52,7 +52,8 @@ def tile(U: int, format: Format) -> GemvNormTile:
 @triton.jit
 def gemv_norm(
     x, x_scales, x_sums, squares, quants, high, scales_, supers, bias, residual, weight, out, values_out, scales_out, sums_out,
-    squares_out, N, K, eps, read_values: tl.constexpr, dots: tl.constexpr, values: tl.constexpr, read_scales: tl.constexpr, scales: tl.constexpr,
+    squares_out, N, K, eps,
+    read_values: tl.constexpr, dots: tl.constexpr, values: tl.constexpr, read_scales: tl.constexpr, scales: tl.constexpr,
     OFFSET: tl.constexpr, SCALED: tl.constexpr, HALVES: tl.constexpr, MINS: tl.constexpr, SHORT: tl.constexpr,
     BN: tl.constexpr, U: tl.constexpr, BU: tl.constexpr, CHUNKS: tl.constexpr, BS: tl.constexpr, ISA: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
@@ -98,8 +99,9 @@ def linear_norm(
     assert T == 1 and fits(w) and normed.values.shape == out.shape == (1, w.rows), (x.values.shape, w.format, out.shape)
     U, N = -(-K // UNIT), w.rows
     at = tuning.tile(gemv_norm, tile(U, w.format), w.format.name, (N, K), T)
-    made = scratch("squares", (N // Q8_BLOCK,), torch.float32, out)
     squares, factor = root or (None, 0.0)
+    # A root that is read and one that is made are not the same memory.
+    made = scratch("squares" if root is None else "squares_2", (N // Q8_BLOCK,), torch.float32, out)
     assert squares is None or squares.data_ptr() != made.data_ptr() or squares.device.type == "meta"
     launch(
         gemv_norm, (N // Q8_BLOCK,), x.values.view(torch.int32), x.scales, x.sums, squares, *w.planes, bias, residual, weight,

@@ -20,6 +20,7 @@ from rocforge.gguf.formats import Q8
 from rocforge.kernels.early import wait
 from rocforge.kernels.launch import launch, scratch
 from rocforge.kernels.layout import UNIT
+from rocforge.kernels.quantize import quantize_tile
 
 # Units that are interleaved at the most: a matrix instruction's row is on four lanes.
 MOST_MIX = 4
@@ -54,13 +55,34 @@ def mixed(x, MIX: tl.constexpr, PAIRED: tl.constexpr):
 def of_q8(x: Q8, order: Order) -> Halves:
     """[T, interleaved units of 64 columns]."""
     T, K = x.values.shape
-    made = _scratch(T, padded(K, order), x.scales)
+    made = empty(T, K, order, x.scales)
     columns = made.values.shape[1]
     launch(
         halves_of_q8, (T, triton.cdiv(columns, 32 * BLOCKS)), x.values, x.scales, *made, K, columns,
         BS=triton.next_power_of_2(K // 32), BLOCKS=BLOCKS, **order._asdict(),
     )  # fmt: skip
     return made
+
+
+@triton.jit
+def store_halves(y, out, largest, columns, MIX: tl.constexpr, PAIRED: tl.constexpr):
+    """A token's row y float32 [blocks, 32], 0 where the row has ended, in 8 bits and from there to the `columns` halves at
+    `out`, and what it is divided by to `largest`: what store_q8 and halves_of_q8 do of it."""
+    BLOCKS: tl.constexpr = y.shape[0]
+    q, scale = quantize_tile(y)
+    factor = tl.max(scale, 0)
+    factor = tl.where(factor > 0, factor, 1.0)
+    tl.store(largest, factor)
+    h = (q * (scale * (1 / factor))[:, None]).to(tl.float16)
+    h = mixed(tl.reshape(h, (BLOCKS // (2 * MIX), MIX, 2, 2, MIX, 4 // MIX, 2, 2)), MIX, PAIRED)
+    block = tl.arange(0, BLOCKS)
+    to = out + block[:, None] * 32 + tl.arange(0, 32)[None, :]
+    tl.store(to, tl.reshape(h, (BLOCKS, 32)), mask=(block < columns // 32)[:, None])
+
+
+def empty(T: int, K: int, order: Order, like: torch.Tensor) -> Halves:
+    """For T rows of K columns in this order, to be written by the next launch: they hold until others are asked for."""
+    return _scratch(T, padded(K, order), like)
 
 
 def of_floats(x: torch.Tensor) -> Halves:

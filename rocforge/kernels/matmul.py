@@ -8,6 +8,7 @@ import torch
 
 from rocforge.gguf.formats import Q8
 from rocforge.kernels import gemm, gemv, halves
+from rocforge.kernels.halves import Halves
 from rocforge.kernels.layout import Matrix
 from rocforge.kernels.norm import Root
 
@@ -27,6 +28,15 @@ def linear(
     and out need not lie one behind the other. The formulas are at the head of gemv.py and gemm.py.
     """
     _products(x, weights, bias, residual, out)
+
+
+def linear_of_halves(x: Halves, weights, bias, residual, out: torch.Tensor) -> None:
+    """linear() of more than a few tokens, whose activations are made already in gemm.order."""
+    start = 0
+    for w in weights:
+        rows = slice(start, start + w.rows)
+        gemm.blocks(x, w, *_ends(bias, residual, out, rows))
+        start += w.rows
 
 
 def linear_of_root(x: Q8, weights, bias, residual, out: torch.Tensor, root: Root) -> None:
@@ -51,6 +61,10 @@ def _products(x: "Q8 | torch.Tensor", weights: tuple[Matrix, ...], bias, residua
     start = 0
     for w in weights:
         rows = slice(start, start + w.rows)
-        parts = (None if bias is None else bias[rows], None if residual is None else residual[:, rows], out[:, rows])
-        (way.floats if is_float else way.blocks)(x, w, *parts, **more)
+        (way.floats if is_float else way.blocks)(x, w, *_ends(bias, residual, out, rows), **more)
         start += w.rows
+
+
+def _ends(bias, residual, out: torch.Tensor, rows: slice) -> tuple:
+    """What of them belongs to these rows of the weights."""
+    return None if bias is None else bias[rows], None if residual is None else residual[:, rows], out[:, rows]

@@ -1,4 +1,4 @@
-"""RMSNorm: out = x / sqrt(mean(x^2) + eps) * weight, as float32 or in 8 bits."""
+"""RMSNorm: out = x / sqrt(mean(x^2) + eps) * weight, as float32, in 8 bits, or in halves that are made of those."""
 
 from typing import NamedTuple
 
@@ -7,8 +7,11 @@ import triton
 import triton.language as tl
 
 from rocforge.gguf.formats import Q8
-from rocforge.kernels import tuning
+from rocforge.kernels import halves, tuning
 from rocforge.kernels.early import settled, wait
+from rocforge.kernels.finish import strides
+from rocforge.kernels.gemm import Parts
+from rocforge.kernels.halves import Halves, Order, store_halves
 from rocforge.kernels.launch import launch
 from rocforge.kernels.quantize import store_q8
 
@@ -65,6 +68,71 @@ def rms_norm_q8(x, weight, values, scales, sums, N, eps, BB: tl.constexpr, EARLY
     inverse = inverse_rms(tl.sum(tl.sum(row * row, 1), 0), N, eps)
     y = row * inverse * w
     store_q8(y, values + t * N, scales + t * (N // 32), sums + t * (N // 16), block, block < N // 32)
+
+
+@triton.jit
+def rms_norm_halves(
+    x, weight, out, largest, N, out_stride, eps, BB: tl.constexpr, MIX: tl.constexpr, PAIRED: tl.constexpr, EARLY: tl.constexpr
+):
+    """Program t: row t, whole, as BB blocks of 32."""
+    t = tl.program_id(0).to(tl.int64)
+    i = tl.arange(0, BB)[:, None] * 32 + tl.arange(0, 32)[None, :]
+    w = settled(weight + i, i < N, EARLY)
+    wait(EARLY)
+    row = tl.load(x + t * N + i, mask=i < N, other=0)
+    inverse = inverse_rms(tl.sum(tl.sum(row * row, 1), 0), N, eps)
+    store_halves(row * inverse * w, out + t * out_stride, largest + t, out_stride, MIX, PAIRED)
+
+
+@triton.jit(do_not_specialize=["T", "n_parts"])
+def norm_of_parts(
+    parts, parts_largest, bias, residual, x, weight, out, largest, T, N, n_parts, residual_stride, x_stride, out_stride, eps,
+    BB: tl.constexpr, MIX: tl.constexpr, PAIRED: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    """Program t: row t of x, which gemm.add_parts would make, and its norm."""
+    t = tl.program_id(0).to(tl.int64)
+    i = tl.arange(0, BB)[:, None] * 32 + tl.arange(0, 32)[None, :]
+    w = settled(weight + i, i < N, EARLY)
+    wait(EARLY)
+    row = tl.zeros((BB, 32), tl.float32)
+    for part in range(n_parts):
+        row += tl.load(parts + (part * T + t) * N + i, mask=i < N, other=0)
+    row *= tl.load(parts_largest + t)
+    b, r = 0.0, 0.0
+    if bias is not None:
+        b = tl.load(bias + i, mask=i < N, other=0)
+    if residual is not None:
+        r = tl.load(residual + t * residual_stride + i, mask=i < N, other=0)
+    row = row + b + r
+    tl.store(x + t * x_stride + i, row, mask=i < N)
+    inverse = inverse_rms(tl.sum(tl.sum(row * row, 1), 0), N, eps)
+    store_halves(row * inverse * w, out + t * out_stride, largest + t, out_stride, MIX, PAIRED)
+
+
+def to_halves(x: torch.Tensor, weight: torch.Tensor, eps: float, order: Order) -> Halves:
+    """rms_norm() in 8 bits, as the matrix units take them: what halves.of_q8 makes of it."""
+    T, N = x.shape
+    made, at = halves.empty(T, N, order, x), tuning.tile(rms_norm_q8, tile(N), "", (N,), T)
+    launch(
+        rms_norm_halves, (T,), x, weight, *made, N, made.values.stride(0), float(eps), num_warps=at.num_warps, fuses=False,
+        BB=_blocks_of(made), **order._asdict(),
+    )  # fmt: skip
+    return made
+
+
+def parts_to_halves(parts: Parts, bias, residual, x: torch.Tensor, weight: torch.Tensor, eps: float, order: Order) -> Halves:
+    """x = the product whose parts these are + bias + residual, and to_halves() of it."""
+    n, T, N = parts.sums.shape
+    made, at = halves.empty(T, N, order, x), tuning.tile(rms_norm_q8, tile(N), "", (N,), T)
+    launch(
+        norm_of_parts, (T,), *parts, bias, residual, x, weight, *made, T, N, n, *strides(residual, x), made.values.stride(0),
+        float(eps), num_warps=at.num_warps, fuses=False, BB=_blocks_of(made), **order._asdict(),
+    )  # fmt: skip
+    return made
+
+
+def _blocks_of(made: Halves) -> int:
+    return triton.next_power_of_2(made.values.shape[1] // 32)
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, out: "torch.Tensor | Q8", *, eps: float) -> None:

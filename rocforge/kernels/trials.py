@@ -4,6 +4,7 @@ On the device "meta" arrays have no memory: launches can be recorded and compile
 random values, and there are several copies of what a launch reads most of, so that no cache holds what comes next.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,8 +17,10 @@ from rocforge.kernels.activation import swiglu
 from rocforge.kernels.attention import PAGE, attention
 from rocforge.kernels.cost import KEYS, is_prefill
 from rocforge.kernels.embed import embed
+from rocforge.kernels.gemv_norm import linear_norm
+from rocforge.kernels.gemv_rope import linear_rope
 from rocforge.kernels.matmul import linear
-from rocforge.kernels.norm import rms_norm
+from rocforge.kernels.norm import Root, rms_norm
 from rocforge.kernels.quantize import quantize
 from rocforge.probe.tuned import Key
 
@@ -107,25 +110,76 @@ def _copied(matrix: layout.Matrix, device: torch.device) -> layout.Matrix:
     return made
 
 
+def _copies_of(format: Format, N: int, K: int, device: torch.device, blocks: Blocks | None) -> list[layout.Matrix]:
+    """A matrix as often as there are copies."""
+    first = _matrix(format, N, K, device, blocks)
+    return [first, *(_copied(first, device) for _ in range(_copies(layout.n_bytes(format, N, K), device) - 1))]
+
+
 # ---- the ops
 
 
 def _linear(key: Key, device: torch.device, blocks: Blocks | None) -> Trial:
     (N, K), T, format = key.shape, key.tokens, BY_NAME[key.format]
     x = _normal((T, K), device) if format.is_float else _activations(T, K, device)
-    copies = _copies(layout.n_bytes(format, N, K), device)
-    matrices = [_matrix(format, N, K, device, blocks)]
-    matrices += [_copied(matrices[0], device) for _ in range(copies - 1)]
+    matrices = _copies_of(format, N, K, device, blocks)
     out = torch.empty((T, N), dtype=torch.float32, device=device)
+    limit = lambda: (_limit_of_sums(x, format, N, K, blocks, device),)
+    return Trial(lambda i: linear(x, (matrices[i],), None, None, out), len(matrices), (out,), limit)
+
+
+def _limit_of_sums(x: "Q8 | torch.Tensor", format: Format, N: int, K: int, blocks: Blocks, device: torch.device) -> torch.Tensor:
+    """[T, N]: K additions in either order, of products whose magnitudes sum up to |x| |w| at the most (Cauchy)."""
+    norms = _row_norms(blocks(format, min(N, FILL_ROWS), K), format, K, device)
+    norms = norms.repeat(-(-N // len(norms)))[:N]
+    float_x = x if format.is_float else x.values.float() * x.scales.repeat_interleave(Q8_BLOCK, 1)
+    return 2 * 2 * K * U * float_x.norm(dim=1)[:, None] * norms[None, :]
+
+
+def _linear_norm(key: Key, device: torch.device, blocks: Blocks | None) -> Trial:
+    """What gemv_norm writes but for the squares, which nobody keeps."""
+    (N, K), T, format = key.shape, key.tokens, BY_NAME[key.format]
+    matrices, x = _copies_of(format, N, K, device, blocks), _activations(T, K, device)
+    residual, out = _normal((T, N), device), torch.empty((T, N), dtype=torch.float32, device=device)
+    weight, normed = _normal((N,), device), _q8(T, N, device)
+
+    def limit() -> tuple[torch.Tensor, ...]:
+        """Of values what a sum may be off by in steps of 8 bits, twice (the largest of the block is off too), and one step more
+        for what stands between two of them; of a scale what its block's largest may be off by."""
+        of_out = _limit_of_sums(x, format, N, K, blocks, device)
+        off = of_out * weight.abs() + U * (out * weight).abs()
+        largest = off.view(T, -1, Q8_BLOCK).amax(2)
+        steps = normed.scales.clamp_min(1e-30).repeat_interleave(Q8_BLOCK, 1)
+        of_values = 1 + 2 * largest.repeat_interleave(Q8_BLOCK, 1) / steps
+        of_sums = of_values.view(T, -1, Q8_SUM_BLOCK).sum(2)
+        return of_out + 2 * U * out.abs(), of_values, largest / 127 + 4 * U * normed.scales, of_sums
+
+    call = lambda i: linear_norm(x, matrices[i], None, residual, out, weight, normed, 1e-5)
+    return Trial(call, len(matrices), (out, *normed), limit)
+
+
+def _linear_rope(key: Key, device: torch.device, blocks: Blocks | None) -> Trial:
+    """Of queries alone, of the widest usual heads that the rows are whole ones of."""
+    (N, K), T, format = key.shape, key.tokens, BY_NAME[key.format]
+    matrices, x = _copies_of(format, N, K, device, blocks), _activations(T, K, device)
+    D = math.gcd(N, 128)
+    out = torch.empty((T, N), dtype=torch.float32, device=device)
+    root = Root(torch.full((K // Q8_BLOCK,), float(Q8_BLOCK), device=device), 1e-5)
+    zeros = torch.zeros(T, dtype=torch.int32, device=device)
+    given = {
+        "qkv": out, "table": _normal((T, D), device).clamp_(-1, 1), "positions": zeros, "sequences": zeros,
+        "page_table": torch.zeros((1, CONTEXT_PAGES), dtype=torch.int32, device=device), "q_norm": None, "k_norm": None,
+        **{name: _cache("f16", (1, 1, PAGE, D), device) for name in ("k_cache", "v_cache")},
+        "heads": N // D, "kv_heads": 1, "head_dim": D, "layout": "interleaved", "eps": 1e-5,
+    }  # fmt: skip
 
     def limit() -> tuple[torch.Tensor]:
-        """K additions in either order, of products whose magnitudes sum up to |x| |w| at the most (Cauchy)."""
-        norms = _row_norms(blocks(format, min(N, FILL_ROWS), K), format, K, device)
-        norms = norms.repeat(-(-N // len(norms)))[:N]
-        float_x = x if format.is_float else x.values.float() * x.scales.repeat_interleave(Q8_BLOCK, 1)
-        return (2 * 2 * K * U * float_x.norm(dim=1)[:, None] * norms[None, :],)
+        """Of a pair both are in both of its results, by factors of one at the most; and two roundings of these."""
+        of_pair = _limit_of_sums(x, format, N, K, blocks, device).view(T, -1, 2).sum(2)
+        return (of_pair.repeat_interleave(2, 1) + 4 * U * out.abs(),)
 
-    return Trial(lambda i: linear(x, (matrices[i],), None, None, out), copies, (out,), limit)
+    call = lambda i: linear_rope(x, (matrices[i],), None, root, **given)
+    return Trial(call, len(matrices), (out,), limit)
 
 
 def _row_norms(raw: np.ndarray, format: Format, K: int, device: torch.device) -> torch.Tensor:
@@ -222,6 +276,8 @@ def _norm(x: torch.Tensor, out: Any, weight: torch.Tensor) -> None:
 
 _MAKERS: dict[str, Callable[[Key, torch.device, Blocks | None], Trial]] = {
     **dict.fromkeys(("gemv_blocks", "gemv_floats", "gemm_blocks", "gemm_floats", "gemm_plain"), _linear),
+    "gemv_norm": _linear_norm,
+    "gemv_rope": _linear_rope,
     **dict.fromkeys(("embed_blocks", "embed_floats"), _embed),
     **dict.fromkeys(("attend_tile", "attend_split", "attend_lanes"), _attention),
     "rms_norm_q8": _rows_op(1, True, _norm),

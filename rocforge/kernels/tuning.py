@@ -17,6 +17,7 @@ import triton.language as tl
 
 from rocforge.gguf.formats import BY_NAME
 from rocforge.kernels.decode import DECODE
+from rocforge.kernels.dots import ways_of
 from rocforge.kernels.target import AMD, Target
 from rocforge.probe import book, tuned
 from rocforge.probe.book import FAMILY, SHIPPED, USER, Book, Default
@@ -78,8 +79,8 @@ def source_hash(kernel: Any, format: str) -> str:
     """16 hex digits of the kernel's source, of what it calls, and of what takes apart its format's blocks."""
     seen: dict[str, str] = {}
     _gather(kernel, seen)
-    decoder = DECODE.get(BY_NAME.get(format)) if format in BY_NAME else None
-    for part in decoder or ():
+    known = BY_NAME.get(format)
+    for part in (*DECODE[known], *ways_of(known)) if known in DECODE else ():
         if _function(part):
             _gather(part, seen)
         else:

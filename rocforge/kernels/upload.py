@@ -1,45 +1,72 @@
 """Weights from the mapped file to the device: through pinned buffers, repacked where they arrive (repack.py). Decides no layout.
 
-All of torch's threads copy a piece into pinned memory, since one reads slower than a bus carries. Pieces take turns on two
-streams, so that one is copied to the device while another is repacked.
+Three hands pass each piece on: a thread has the system map what comes next, for a page that is not mapped yet costs more than
+its copy (an H100's host: 27 GB/s, 60 where it is); one copies a piece into pinned memory, with all of torch's threads, since
+a single one reads slower than a bus carries; and the caller's sends it and has it repacked, on two streams in turn.
 """
 
+import ctypes
+import mmap
+import sys
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
 
 from rocforge.kernels import layout, repack
 
-# Bytes of a file's blocks in a piece, pieces on their way at once, and streams. Pinned memory is slow to get: 0.8 ms for a MB.
-PIECE_BYTES, PIECES, STREAMS = 16 << 20, 4, 2
+# Bytes of a file's blocks in a piece at the most (Python takes half a millisecond for each, as long as a bus for half of
+# them), pieces on their way at once, and streams.
+PIECE_BYTES, PIECES, STREAMS = 32 << 20, 4, 2
+# Linux' madvise(2): map the pages now. Systems that do not know it map them when they are read.
+_MADV_POPULATE_READ = 22
 
 # Rows of blocks, uint8 [n, row bytes], and where they go: the matrix's rows from `first` on.
 Source = tuple[layout.Matrix, int, np.ndarray]
 
 
+class Pinned:
+    """Buffers of pinned memory, which takes 0.8 ms for a MB to get: got in a thread from now on."""
+
+    def __init__(self, device: torch.device):
+        self._thread = ThreadPoolExecutor(1)
+        self._buffers = self._thread.submit(lambda: [_Buffer(device) for _ in range(PIECES)])
+
+    def take(self) -> "list[_Buffer]":
+        """The buffers, when they are there."""
+        self._thread.shutdown(wait=False)
+        return self._buffers.result()
+
+
 class _Buffer:
     """Pinned memory for one piece on its way, and then for the next."""
 
-    def __init__(self, stream: torch.cuda.Stream):
-        self._stream, self._copied = stream, torch.cuda.Event()
-        self._memory = torch.empty(0, dtype=torch.uint8)
+    def __init__(self, device: torch.device):
+        with torch.cuda.device(device):
+            self._memory = torch.empty(PIECE_BYTES, dtype=torch.uint8, pin_memory=True)
+            self._copied = torch.cuda.Event()
 
-    def send(self, matrix: layout.Matrix, first: int, data: np.ndarray) -> None:
-        """Rows of the file to the matrix's rows from `first` on. Waits for the piece before, not for this one."""
+    def read(self, data: np.ndarray) -> torch.Tensor:
+        """The file's bytes in this buffer, once it has been sent what it held before."""
         self._copied.synchronize()
         if data.nbytes > len(self._memory):  # a row may be longer than a piece
-            self._memory = torch.empty(max(data.nbytes, PIECE_BYTES), dtype=torch.uint8, pin_memory=True)
+            self._memory = torch.empty(data.nbytes, dtype=torch.uint8, pin_memory=True)
         held = self._memory[: data.nbytes].view(data.shape)
         held.copy_(_tensor(data))
-        with torch.cuda.stream(self._stream):
-            raw = held.to(self._stream.device, non_blocking=True)
+        return held
+
+    def send(self, held: torch.Tensor, matrix: layout.Matrix, first: int, stream: torch.cuda.Stream) -> None:
+        """What `read` gave to the matrix's rows from `first` on. Waits for nothing."""
+        with torch.cuda.stream(stream):
+            raw = held.to(stream.device, non_blocking=True)
             self._copied.record()
             repack.fill(matrix, raw, first)
 
 
-def upload(sources: Iterable[Source], device: torch.device, done: Callable[[int], None]) -> None:
+def upload(sources: Iterable[Source], device: torch.device, done: Callable[[int], None], pinned: Pinned | None = None) -> None:
     """Fill the matrices, which are on `device`; done(bytes of the file) after each piece. The last ones may be on their way
     still when it returns."""
     if device.type != "cuda":
@@ -48,16 +75,46 @@ def upload(sources: Iterable[Source], device: torch.device, done: Callable[[int]
             done(data.nbytes)
         return
     torch.cuda.synchronize(device)  # whatever had the matrices' memory before
+    sources = list(sources)
     streams = [torch.cuda.Stream(device) for _ in range(STREAMS)]
-    buffers = [_Buffer(streams[i % STREAMS]) for i in range(PIECES)]
-    for i, (matrix, first, data) in enumerate(_pieces(sources)):
-        buffers[i % len(buffers)].send(matrix, first, data)
-        done(data.nbytes)
+    buffers = (pinned or Pinned(device)).take()
+    mapper, reader = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+    try:
+        for _, _, data in sources:
+            mapper.submit(populate, data)
+        waiting: deque[tuple[int, layout.Matrix, int, Future]] = deque()
+
+        def send() -> None:
+            i, matrix, first, coming = waiting.popleft()
+            held = coming.result()
+            buffers[i % PIECES].send(held, matrix, first, streams[i % STREAMS])
+            done(held.nbytes)
+
+        for i, (matrix, first, data) in enumerate(_pieces(sources)):
+            if len(waiting) == PIECES:
+                send()
+            waiting.append((i, matrix, first, reader.submit(buffers[i % PIECES].read, data)))
+        while waiting:
+            send()
+    finally:  # also where the user has had enough
+        mapper.shutdown(cancel_futures=True)
+        reader.shutdown(cancel_futures=True)
+
+
+def populate(data: np.ndarray) -> None:
+    """Have the system map the pages of an array of a mapped file, if it can; nothing is read that is in memory."""
+    if sys.platform != "linux":
+        return
+    first = data.__array_interface__["data"][0]
+    start = first // mmap.PAGESIZE * mmap.PAGESIZE
+    madvise = ctypes.CDLL(None).madvise
+    madvise.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    madvise(start, first + data.nbytes - start, _MADV_POPULATE_READ)
 
 
 def _pieces(sources: Iterable[Source]) -> Iterator[Source]:
     for matrix, first, data in sources:
-        rows = max(1, PIECE_BYTES // data.shape[1])
+        rows = -(-len(data) // -(-len(data) // max(1, PIECE_BYTES // data.shape[1])))  # in each of as few as can be
         for start in range(0, len(data), rows):
             yield matrix, first + start, data[start : start + rows]
 

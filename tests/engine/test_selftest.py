@@ -1,6 +1,7 @@
 """The self-test: right kernels pass it, wrong ones are named, and what became of a test is remembered rightly."""
 
 import importlib
+import inspect
 import stat
 
 import numpy as np
@@ -19,13 +20,17 @@ from tests.ops.rooms import make_room
 XTX = GPU(AMD, "AMD Radeon RX 7900 XTX", arch="gfx1100", driver_arch="gfx1100", index=1)
 
 
+# The chain of ops that kernels do two of at once.
+JOINED = "linear, rms_norm, linear and rope_store, Q8_0"
+
+
 def cases_of(op, *words):
     return [case for case in all_cases() if case.op == op and (not words or case.what.startswith(words))]
 
 
 def test_every_kernel_is_tested():
     kinds = {kind for kind, contract in CONTRACTS.items() if contract.launched}
-    assert set(CASES) == kinds | {"rope_attention", "penalize", "sample"}
+    assert set(CASES) == kinds | {"chain", "penalize", "sample"}
     for op, per_format in (("embed", 1), ("linear", 2)):
         assert len(cases_of(op)) == per_format * len(SUPPORTED)
 
@@ -34,7 +39,7 @@ def test_every_kernel_is_tested():
 def test_right_kernels_pass(op):
     """In the interpreter, which is slow: of the formats a few. Whatever is computed, twice the same."""
     make_room("triton")
-    words = {"linear": ("Q4_K", "Q8_0", "F16"), "embed": ("Q5_0", "Q6_K", "BF16"), "sample": ("5 rows of 300",)}
+    words = {"linear": ("Q4_K", "Q8_0", "F16"), "chain": ("rope_store", JOINED), "embed": ("Q5_0", "Q6_K", "BF16"), "sample": ("5 rows of 300",)}
     assert self_test("cpu", cases=cases_of(op, *words.get(op, ()))) is None
 
 
@@ -102,9 +107,6 @@ MISTAKES = {
     "no window": ("attention", "attention", "float16, 72", {"window": lambda _: 0}),
     "pages in another order": ("attention", "attention", "float16", {"page_table": lambda x: x.roll(1, 1).contiguous()}),
     "keys for values": ("attention", "attention", "float16", {"v_cache": lambda x: x.roll(1, 1).contiguous()}),
-    "one position back": ("attention", "rope_attention", "half, float16", {"positions": lambda x: x - 1}),
-    "the own key for the value": ("attention", "rope_attention", "half, 8 bits", {"qkv": lambda x: x.roll(2 * 64, 1)}),
-    "no norm in one launch": ("attention", "rope_attention", "half, 8 bits", {"q_norm": lambda _: None, "k_norm": lambda _: None}),
     "the other layout": ("rope", "rope_store", "half, float16", {"layout": lambda _: "interleaved"}),
     "no norm": ("rope", "rope_store", "half, float16", {"q_norm": lambda _: None, "k_norm": lambda _: None}),
     "another row of the page": ("rope", "rope_store", "half, float16", {"positions": lambda x: x + 1}),
@@ -130,6 +132,40 @@ def test_mistakes_are_found(monkeypatch, module, op, words, changes):
     monkeypatch.setattr(home, op, wrong)
     fault = self_test("cpu", cases=cases_of(op, words))
     assert fault.startswith(f"{op} (") and " differs by " in fault, fault
+
+
+# The same of launches that do several ops: module, what it calls, the beginning of the case, changes.
+JOINED_MISTAKES = {
+    "one position back": ("chain", "rope_attention", "half, float16", {"positions": lambda x: x - 1}),
+    "the own key for the value": ("chain", "rope_attention", "half, 8 bits", {"qkv": lambda x: x.roll(2 * 64, 1)}),
+    "no norm": ("chain", "rope_attention", "half, 8 bits", {"q_norm": lambda _: None, "k_norm": lambda _: None}),
+    "a root of another norm": ("gemv_norm", "linear_norm", JOINED, {"eps": lambda x: 2 * x}),
+    "a block too far": ("gemv_norm", "linear_norm", JOINED, {"x": lambda x: type(x)(x[0], x[1].roll(1, 1), x[2])}),
+    "weights of another norm": ("gemv_norm", "linear_norm", JOINED, {"weight": lambda x: x.roll(1, 0)}),
+    "no root": ("gemv_rope", "linear_rope", JOINED, {"root": lambda _: None}),
+    "an x shifted": ("gemv_rope", "linear_rope", JOINED, {"x": lambda x: type(x)(x[0].roll(1, 1), *x[1:])}),
+    "the other layout": ("gemv_rope", "linear_rope", JOINED, {"layout": lambda _: "interleaved"}),
+    "no bias": ("gemv_rope", "linear_rope", JOINED, {"bias": lambda _: None}),
+    "keys for values": ("gemv_rope", "linear_rope", JOINED, {"v_cache": lambda x: x.roll(1, 1) + 1}),
+    "another row of the page": ("gemv_rope", "linear_rope", JOINED, {"positions": lambda x: x - 1}),
+}
+
+
+@pytest.mark.parametrize(("module", "called", "words", "changes"), JOINED_MISTAKES.values(), ids=JOINED_MISTAKES)
+def test_mistakes_of_joined_launches_are_found(monkeypatch, module, called, words, changes):
+    make_room("triton")
+    home = importlib.import_module(f"rocforge.kernels.{module}")
+    right = getattr(home, called)
+    parameters = inspect.signature(right)
+
+    def wrong(*args, **keywords):
+        given = parameters.bind(*args, **keywords).arguments
+        given |= given.pop("both", {})  # what is passed on
+        return right(**{name: changes[name](value) if name in changes else value for name, value in given.items()})
+
+    monkeypatch.setattr(home, called, wrong)
+    fault = self_test("cpu", cases=[case for case in cases_of("chain") if words in case.what][:1])
+    assert fault.startswith("chain (") and " differs by " in fault, fault
 
 
 @pytest.mark.parametrize("format", ["Q4_K", "Q8_0"])

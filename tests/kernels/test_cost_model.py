@@ -72,6 +72,8 @@ KEYS = {
     "gemm": Key("gemm_blocks", "Q4_K", (28_672, 4096), 64),
     "plain": Key("gemm_plain", "F16", (4096, 4096), 512),
     "norm": Key("rms_norm_q8", "", (4096,), 1),
+    "gemv_norm": Key("gemv_norm", "Q4_K", (4096, 14336), 1),
+    "gemv_rope": Key("gemv_rope", "Q4_K", (6144, 4096), 1),
 }
 COMPILE = """
 import json
@@ -113,9 +115,11 @@ def compiled():
 
 
 def test_compiled_code_is_read(compiled):
-    gemv, gemm, plain, norm = (compiled[name] for name in KEYS)
+    gemv, gemm, plain, norm, *joined = (compiled[name] for name in KEYS)
     assert gemv["row"]["dot"] % 16 == 0 < gemv["row"]["dot"] and not gemv["row"]["matrix"]
     assert gemv["loop"]["loaded_bytes"] == 4 * 40, "of four of Q4_K's units 32 bytes of quants, 4 of scales, 4 of supers each"
+    for product in joined:
+        assert product["row"]["dot"] % 16 == 0 < product["row"]["dot"] and not product["row"]["matrix"]
     for product in (gemm, plain):
         assert product["row"]["matrix"] and product["row"]["lds_bytes"] and product["loop"]["loads_at"] > 0.5
         assert 0.9 * product["loop"]["loaded_bytes"] < product["loop"]["passing_bytes"] <= product["loop"]["loaded_bytes"]
@@ -125,7 +129,7 @@ def test_compiled_code_is_read(compiled):
 
 
 def test_predictions_are_of_a_sane_size(compiled):
-    for name in ("gemv", "gemm", "plain"):
+    for name in ("gemv", "gemm", "plain", "gemv_norm", "gemv_rope"):
         assert 0.5 * compiled[name]["bound_us"] < compiled[name]["us"] < 20 * compiled[name]["bound_us"], name
     assert 0.5 < compiled["norm"]["us"] < 20
 

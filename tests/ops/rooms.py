@@ -15,7 +15,7 @@ from rocforge.probe.book import TRIED
 # Modules of either room, by op; those not named here are called as their op.
 MODULES = {
     "rms_norm": "norm", "swiglu": "activation", "linear": "matmul", "rope_store": "rope", "rope_table": "rope",
-    "rope_attention": "attention", "penalize": "sample",
+    "penalize": "sample",
 }  # fmt: skip
 
 
@@ -49,6 +49,13 @@ class CPURoom:
 
         return matrix(data, format, rows, columns)
 
+    def launch_all(self, ops):
+        """Ops one after the other: (kind, its launcher's keywords) each."""
+        from rocforge.cpu.backend import LAUNCHERS
+
+        for kind, given in ops:
+            LAUNCHERS[kind](**given)
+
 
 class TritonRoom:
     """The Triton kernels, over copies of the arrays on `device`."""
@@ -67,11 +74,24 @@ class TritonRoom:
             args = [self._to(a, copies) for a in args]
             keywords = {k: self._to(v, copies) for k, v in keywords.items()}
             launcher(*args, **keywords)
-            for array, tensor in copies:
-                if array.flags.writeable:
-                    array[...] = tensor.cpu().numpy()
+            self._back(copies)
 
         return call
+
+    def launch_all(self, ops):
+        """Ops one after the other, or neighbours by one launch: (kind, its launcher's keywords) each. What is launched is
+        recorded first; -> the kernels' names. An array that is in several ops is one tensor."""
+        from rocforge.kernels.backend import LAUNCHERS
+        from rocforge.kernels.chain import launch_all
+        from rocforge.kernels.launch import record
+
+        copies = []
+        ops = [(kind, {name: self._to(value, copies) for name, value in given.items()}) for kind, given in ops]
+        with record() as program:
+            launch_all(LAUNCHERS, ops)
+        program.run()
+        self._back(copies)
+        return [made.kernel.__name__ for made in program.launches]
 
     def most_few_tokens(self):
         """Up to so many tokens `linear` multiplies in integers, lane by lane."""
@@ -84,10 +104,18 @@ class TritonRoom:
 
         return matrix(data, format, rows, columns, device=self.device)
 
+    def _back(self, copies):
+        for array, tensor in copies:
+            if array.flags.writeable:
+                array[...] = tensor.cpu().numpy()
+
     def _to(self, value, copies):
         import torch
 
         if isinstance(value, np.ndarray):
+            known = [tensor for array, tensor in copies if array is value]
+            if known:
+                return known[0]
             # A strided view keeps its strides: launchers read them.
             base = value.base if isinstance(value.base, np.ndarray) and value.base.ndim == value.ndim else value
             tensor = torch.from_numpy(np.array(value, copy=True)).to(self.device)
