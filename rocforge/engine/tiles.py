@@ -15,6 +15,9 @@ from rocforge.plan.allocate import Memory
 from rocforge.plan.ir import Op, Plan
 from rocforge.probe.book import Book, bucket, use, watch
 
+# Of ops that are launched together, those whose tile it is.
+_LARGE = {"linear", "attention"}
+
 # (backend, launchers, what gives the databases that hold there, what to record within)
 _Room = tuple[Any, dict[str, Callable], Callable[[], Book], AbstractContextManager]
 
@@ -27,7 +30,7 @@ def choices(
 
     `kind` is the device's; `target` is a `kernels.target.Target`, None for the GPU that is current; `book` None
     takes the databases that hold there. An op whose kernels have no tile has an empty list, and so has one that is launched
-    with the op before it.
+    along with a larger one.
     """
     backend, launchers, own_book, within = {"cpu": _cpu_room, "gpu": _gpu_room}[kind](target)
     found = []
@@ -39,7 +42,8 @@ def choices(
                     together = next(steps, None)
                 if together is None:
                     break
-                found += [(together[0], answers), *((op, []) for op in together[1:])]
+                first = max(together, key=lambda op: op.kind in _LARGE)
+                found += [(op, answers if op is first else []) for op in together]
     return found
 
 
