@@ -164,6 +164,7 @@ def _attention(rng) -> Iterator[Case]:
 def _chain(rng) -> Iterator[Case]:
     yield from _rope_attention(rng)
     yield from _linear_norm_rope(rng)
+    yield from _norms_of_many(rng)
 
 
 def _op(kind: str, names: str, **others: Any) -> tuple[str, dict[str, Any]]:
@@ -246,6 +247,30 @@ def _linear_norm_rope(rng) -> Iterator[Case]:
         written = {"h": (0, in_h), "qkv": (0, in_qkv), **dict.fromkeys(("k_cache", "v_cache"), (HALF, off))}
         what = f"linear, rms_norm, linear and rope_store, {first} and {'+'.join(map(str, formats))}, {layout}"
         yield Case("chain", what, arguments, written)
+
+
+def _norms_of_many(rng) -> Iterator[Case]:
+    """Of more than a few tokens, whose norms are made for the matrix units: the first product is of so many columns that programs
+    share them."""
+    T, K, N = 20, 2048, 64
+    x, weights, readers = _normal(rng, T, K), blocks(rng, Q8_0, N, K), blocks(rng, Q8_0, 32, N)
+    ops = (
+        _op("rms_norm", "x", weight=Of("weight"), out=Of("given"), eps=1e-5),
+        _op("linear", "residual", x=Of("given"), weights=(Of("weights"),), bias=None, out=Of("h")),
+        _op("rms_norm", "", x=Of("h"), weight=Of("norm"), out=Of("normed"), eps=1e-5),
+        _op("linear", "out", x=Of("normed"), weights=(Of("readers"),), bias=None, residual=None),
+    )
+    weight, norm = _normal(rng, K), _normal(rng, N)
+    of = lambda x, weight: x / np.sqrt(np.mean(x.astype(np.float64) ** 2, 1, keepdims=True) + 1e-5) * weight
+    magnitudes = np.abs(of(x, weight)) @ np.abs(rows_of(weights)).T
+    residual = np.float32(magnitudes.mean()) * _normal(rng, T, N)
+    below = np.abs(of(of(x, weight) @ rows_of(weights).T + residual, norm)) @ np.abs(rows_of(readers)).T
+    arguments = {
+        "ops": ops, "x": x, "weight": weight, "given": _empty_q8(T, K), "weights": weights, "residual": residual,
+        "h": _empty(T, N), "norm": norm, "normed": _empty_q8(T, N), "readers": readers, "out": _empty(T, 32),
+    }  # fmt: skip
+    # As in _linear; what reads the second norm is off by what that is off by, and by as much of its own.
+    yield Case("chain", "norms of 20 tokens", arguments, {"h": (0, 2.0**-8 * magnitudes), "out": (0, 2.0**-7 * below)})
 
 
 def _angles(positions: np.ndarray, frequencies: np.ndarray) -> np.ndarray:

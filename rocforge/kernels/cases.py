@@ -3,20 +3,21 @@
 Recorded over arrays without memory ("meta"), for a target that need not be here. Compiles nothing, runs nothing.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 
 from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8_SUM_BLOCK, SUPPORTED, Format, Q8Cache
-from rocforge.kernels import gemv, launch, layout, repack
+from rocforge.kernels import gemm, gemv, launch, layout, repack
 from rocforge.kernels.activation import swiglu
 from rocforge.kernels.attention import attention, rope_attention
 from rocforge.kernels.chain import launch_all
 from rocforge.kernels.embed import embed
 from rocforge.kernels.gather import gather
 from rocforge.kernels.matmul import linear
-from rocforge.kernels.norm import rms_norm
+from rocforge.kernels.norm import parts_to_halves, rms_norm, to_halves
 from rocforge.kernels.quantize import quantize
 from rocforge.kernels.rope import rope_store, rope_table
 from rocforge.kernels.sample import penalize, sample
@@ -100,6 +101,12 @@ def _calls(every: bool) -> Iterator[tuple[str, str, Callable[[], None]]]:
     for n in (896, 2048, 4096, 8192, 16384) if every else (4096, 16384):
         yield "rms_norm", "", lambda n=n: rms_norm(_meta(1, n), _meta(n), _q8(1, n), eps=1e-5)
         yield "rms_norm", "", lambda n=n: rms_norm(_meta(1, n), _meta(n), _meta(1, n), eps=1e-5)
+    # What reads them asks for one order of columns or another, by its tokens.
+    for tokens, n in itertools.product((16, T), (2048, 4096, 8192) if every else (8192,)):
+        norm, x = (_meta(n), 1e-5, gemm.order(tokens)), _meta(tokens, n)
+        yield "rms_norm", "", lambda x=x, norm=norm: to_halves(x, *norm)
+        parts = gemm.Parts(_meta(4, tokens, n), _meta(tokens))
+        yield "rms_norm", "", lambda x=x, norm=norm, parts=parts: parts_to_halves(parts, None, x, x, *norm)
     yield "quantize", "", lambda: quantize(_meta(T, K), _q8(T, K))
     yield "swiglu", "", lambda: swiglu(_meta(T, 2 * K), _q8(T, K))
     yield "swiglu", "", lambda: swiglu(_meta(T, 2 * K), _meta(T, K))
