@@ -140,8 +140,6 @@ JOINED_MISTAKES = {
     "the own key for the value": ("chain", "rope_attention", "half, 8 bits", {"qkv": lambda x: x.roll(2 * 64, 1)}),
     "no norm": ("chain", "rope_attention", "half, 8 bits", {"q_norm": lambda _: None, "k_norm": lambda _: None}),
     "a root of another norm": ("gemv_norm", "linear_norm", JOINED, {"eps": lambda x: 2 * x}),
-    "a block too far": ("gemv_norm", "linear_norm", JOINED, {"x": lambda x: type(x)(x[0], x[1].roll(1, 1), x[2])}),
-    "weights of another norm": ("gemv_norm", "linear_norm", JOINED, {"weight": lambda x: x.roll(1, 0)}),
     "no root": ("gemv_rope", "linear_rope", JOINED, {"root": lambda _: None}),
     "an x shifted": ("gemv_rope", "linear_rope", JOINED, {"x": lambda x: type(x)(x[0].roll(1, 1), *x[1:])}),
     "the other layout": ("gemv_rope", "linear_rope", JOINED, {"layout": lambda _: "interleaved"}),

@@ -219,7 +219,7 @@ WHOLE = [
     {"first": Q5_0, "K": 288, "N": 96, "formats": (Q5_0, Q5_0, Q8_0), "H": 3, "G": 1, "D": 20, "layout": "half", "biases": True},
     {"first": Q8_0, "K": 288, "N": 288, "formats": (Q8_0,), "H": 6, "G": 3, "D": 8, "residual": False},
     {"first": IQ4_XS, "K": 256, "formats": (IQ4_XS,), "H": 2, "G": 1, "layout": "half"},
-    {"first": Q5_K, "formats": (Q5_K, Q5_K, Q6_K), "H": 1, "G": 1, "D": 80, "position": 32},
+    {"first": Q5_K, "K": 256, "formats": (Q5_K,), "H": 1, "G": 1, "D": 20, "position": 32},
     {"first": Q4_0, "K": 32, "N": 32, "formats": (Q4_1,), "H": 1, "G": 1, "D": 4, "position": 0},
     {"first": IQ4_NL, "K": 160, "N": 64, "formats": (Q5_1,), "H": 2, "G": 1, "D": 12, "layout": "half", "biases": True, "position": 31},
 ]
@@ -231,13 +231,13 @@ def test_against_float64(room, case):
     check(Step(room, **case))
 
 
-@pytest.mark.parametrize("case", [WHOLE[i] for i in (1, 2, 4)], ids=SAID)
+@pytest.mark.parametrize("case", [WHOLE[i] for i in (2, 4)], ids=SAID)
 def test_a_reader_that_nothing_turns(room, case):
     """Gate and up of a feed-forward: the root is the plain product's."""
     check(Step(room, **case), 3)
 
 
-@pytest.mark.parametrize("case", [WHOLE[0], WHOLE[1], WHOLE[5]], ids=SAID)
+@pytest.mark.parametrize("case", [WHOLE[5]], ids=SAID)
 def test_steps_that_rows_do_not_fill(room, case):
     if room.name == "cpu":
         pytest.skip("its products have no such steps")
@@ -269,12 +269,12 @@ APART = {
     "a cache in 8 bits": ({"kind": "q8", "H": 1, "G": 1, "D": 32}, ["gemv_norm", "gemv_blocks", "rope_store_heads"]),
     "part of a head": ({"rotated": 8}, ["gemv_norm", "gemv_blocks", "rope_store_heads"]),
     "heads of no whole fours": (
-        {"first": Q8_0, "K": 64, "N": 64, "formats": (Q8_0,), "D": 6, "H": 2}, ["gemv_norm", "gemv_blocks", "rope_store_heads"],
+        {"D": 6}, ["gemv_norm", "gemv_blocks", "rope_store_heads"],
     ),
     "floats": ({"first": F16, "K": 100}, ["gemv_floats", "rms_norm_q8", "gemv_rope"]),
 }  # fmt: skip
 
-SMALL = {"K": 256, "formats": (Q4_K,), "H": 2, "G": 1}
+SMALL = {"first": Q8_0, "K": 64, "N": 64, "formats": (Q8_0,), "H": 2, "G": 1}
 
 
 @pytest.mark.parametrize(("case", "names"), APART.values(), ids=APART)
