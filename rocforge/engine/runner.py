@@ -90,7 +90,8 @@ class Runner:
 
         Each op by itself, also where a step launches two together.
         """
-        return self.backend.profile([launch for _, launch in self.launches(n_tokens, 1, self._pages)])
+        sizes = self._sizes(n_tokens, 1, self._pages)
+        return self.backend.profile([partial(self._launch, op, sizes) for op in self._ops(1)])
 
     def synchronize(self) -> None:
         """Returns when all that was run is done."""
@@ -148,11 +149,6 @@ class Runner:
         for n in self.backend.launch_each([(op.kind, self._arguments(op, sizes)) for op in ops]):
             yield ops[:n]
             ops = ops[n:]
-
-    def launches(self, n_tokens: int, n_rows: int, n_pages: int | None = None) -> list[tuple[Op, Callable[[], None]]]:
-        """Each op of such a step, and what launches it by itself."""
-        sizes = self._sizes(n_tokens, n_rows, n_pages)
-        return [(op, partial(self._launch, op, sizes)) for op in self._ops(n_rows)]
 
     def _ops(self, n_rows: int) -> list[Op]:
         """Of a step: one that only fills the cache has no row to make logits of."""

@@ -307,6 +307,33 @@ def rows_of(top, n, N, RAGGED: tl.constexpr):
     return tl.minimum(n, N - 1 - top) if RAGGED else n
 
 
+@triton.jit
+def row_sums(
+    words, marks, top, n, x, x_scales, x_sums, quants, high, scales_, supers, K,
+    read_values: tl.constexpr, dots: tl.constexpr, values: tl.constexpr, read_scales: tl.constexpr, scales: tl.constexpr,
+    OFFSET: tl.constexpr, SCALED: tl.constexpr, HALVES: tl.constexpr, MINS: tl.constexpr, SHORT: tl.constexpr,
+    U: tl.constexpr, BU: tl.constexpr, ISA: tl.constexpr,
+):  # fmt: skip
+    """One token's products [BN] of the rows top + n, a step after the other; `words` and `marks` are those of the first."""
+    BN: tl.constexpr = n.shape[0]
+    lane = tl.arange(0, BU)
+    CHUNKS: tl.constexpr = (U + BU - 1) // BU
+    END: tl.constexpr = None if U % BU == 0 else U
+    accs = zeros(1, BN, BU)
+    for chunk in range(CHUNKS):
+        next_words, next_marks = words, marks
+        if chunk < CHUNKS - 1:  # a branch, as in gemv_blocks
+            first = (chunk + 1) * BU
+            next_words = read_values(quants, high, top, n, first, END, U, BU, False)
+            next_marks = read_scales(scales_, supers, top, n, first, END, U, BU, False)
+        accs = add_units(
+            accs, words, marks, None, x, x_scales, x_sums, (chunk * BU + lane)[None, :], 1, K, U,
+            dots, values, scales, OFFSET, SCALED, HALVES, MINS, SHORT, 1, ISA,
+        )  # fmt: skip
+        words, marks = next_words, next_marks
+    return tl.sum(accs[0], 1)
+
+
 def parts_of(format: Format) -> dict[str, Any]:
     """The constants by which a kernel here knows a format."""
     is_short = PLANES[format].quants is TWOS  # 16 products of an int8 and of two bits, or three with their offset taken off

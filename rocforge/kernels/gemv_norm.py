@@ -18,7 +18,7 @@ from rocforge.gguf.formats import Q8, Q8_BLOCK, Format
 from rocforge.kernels import target, tuning
 from rocforge.kernels.early import settled, wait
 from rocforge.kernels.finish import ends_of
-from rocforge.kernels.gemv import add_units, has_more_bits, parts_of, root_of, squares_of, zeros
+from rocforge.kernels.gemv import has_more_bits, parts_of, root_of, row_sums, squares_of
 from rocforge.kernels.launch import launch, scratch
 from rocforge.kernels.layout import UNIT, Matrix
 from rocforge.kernels.norm import Root
@@ -55,32 +55,24 @@ def gemv_norm(
     squares_out, N, K, eps,
     read_values: tl.constexpr, dots: tl.constexpr, values: tl.constexpr, read_scales: tl.constexpr, scales: tl.constexpr,
     OFFSET: tl.constexpr, SCALED: tl.constexpr, HALVES: tl.constexpr, MINS: tl.constexpr, SHORT: tl.constexpr,
-    BN: tl.constexpr, U: tl.constexpr, BU: tl.constexpr, CHUNKS: tl.constexpr, BS: tl.constexpr, ISA: tl.constexpr, EARLY: tl.constexpr,
+    BN: tl.constexpr, U: tl.constexpr, BU: tl.constexpr, BS: tl.constexpr, ISA: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Program b: block b of BN = 32 rows."""
     block = tl.program_id(0) + tl.arange(0, 1)
     top, n = tl.program_id(0) * BN, tl.arange(0, BN)
-    lane, rows = tl.arange(0, BU), top + n
-    END: tl.constexpr = None if CHUNKS * BU == U else U
+    rows = top + n
+    END: tl.constexpr = None if U % BU == 0 else U
     words = read_values(quants, high, top, n, 0, END, U, BU, False)
     marks = read_scales(scales_, supers, top, n, 0, END, U, BU, False)
     w = settled(weight + rows, None, EARLY)
     wait(EARLY)
     b, r = ends_of(bias, residual, tl.arange(0, 1), rows, True, 1, N, N)
     root = root_of(squares, K, eps, BS)
-    accs = zeros(1, BN, BU)
-    for chunk in range(CHUNKS):
-        next_words, next_marks = words, marks
-        if chunk < CHUNKS - 1:
-            first = (chunk + 1) * BU
-            next_words = read_values(quants, high, top, n, first, END, U, BU, False)
-            next_marks = read_scales(scales_, supers, top, n, first, END, U, BU, False)
-        accs = add_units(
-            accs, words, marks, None, x, x_scales, x_sums, (chunk * BU + lane)[None, :], 1, K, U,
-            dots, values, scales, OFFSET, SCALED, HALVES, MINS, SHORT, 1, ISA,
-        )  # fmt: skip
-        words, marks = next_words, next_marks
-    y = root * tl.sum(accs[0], 1)[None, :] + b + r
+    y = row_sums(
+        words, marks, top, n, x, x_scales, x_sums, quants, high, scales_, supers, K, read_values, dots, values, read_scales, scales,
+        OFFSET, SCALED, HALVES, MINS, SHORT, U, BU, ISA,
+    )  # fmt: skip
+    y = root * y[None, :] + b + r
     tl.store(out + rows[None, :], y)
     tl.store(squares_out + block, tl.sum(y * y, 1))
     store_q8(y * w[None, :], values_out, scales_out, sums_out, block, block >= 0)
@@ -106,6 +98,6 @@ def linear_norm(
     launch(
         gemv_norm, (N // Q8_BLOCK,), x.values.view(torch.int32), x.scales, x.sums, squares, *w.planes, bias, residual, weight,
         out, *normed, made, N, K, factor, num_warps=at.num_warps, **parts_of(w.format), BN=Q8_BLOCK, U=U, BU=at.BU,
-        CHUNKS=triton.cdiv(U, at.BU), BS=squares_of(K, root), ISA=target.current().isa,
+        BS=squares_of(K, root), ISA=target.current().isa,
     )  # fmt: skip
     return Root(made, eps)

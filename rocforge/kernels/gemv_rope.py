@@ -15,7 +15,7 @@ import triton.language as tl
 from rocforge.gguf.formats import Q8, Format
 from rocforge.kernels import target, tuning
 from rocforge.kernels.early import settled, wait
-from rocforge.kernels.gemv import add_units, has_more_bits, parts_of, root_of, squares_of, zeros
+from rocforge.kernels.gemv import has_more_bits, parts_of, root_of, row_sums, squares_of
 from rocforge.kernels.launch import launch
 from rocforge.kernels.layout import UNIT, Matrix
 from rocforge.kernels.norm import Root
@@ -57,15 +57,13 @@ def turn_rows(
     BS: tl.constexpr, ISA: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Rows block * BN .. of a matrix whose first is row first_row of qkv: of one head, as D divides by BN, two by two a pair."""
-    lane, n = tl.arange(0, BU), tl.arange(0, BN)
-    first = block * BN
+    n, first = tl.arange(0, BN), block * BN
     pair = first % D // 2 + tl.arange(0, BN // 2)  # in its head
     if APART:
         top, n = first // D * D + first % D // 2, n // 2 + n % 2 * (D // 2)
     else:
         top = first
-    CHUNKS: tl.constexpr = (U + BU - 1) // BU
-    END: tl.constexpr = None if CHUNKS * BU == U else U
+    END: tl.constexpr = None if U % BU == 0 else U
     words = read_values(quants, high, top, n, 0, END, U, BU, False)
     marks = read_scales(scales_, supers, top, n, 0, END, U, BU, False)
     head = (first_row + first) // D
@@ -74,19 +72,10 @@ def turn_rows(
     page = settled(page_table + settled(sequences, None, EARLY) * P + tl.maximum(position, 0) // PAGE, None, EARLY)
     wait(EARLY)
     root = root_of(squares, K, eps, BS)
-    accs = zeros(1, BN, BU)
-    for chunk in range(CHUNKS):
-        next_words, next_marks = words, marks
-        if chunk < CHUNKS - 1:
-            at = (chunk + 1) * BU
-            next_words = read_values(quants, high, top, n, at, END, U, BU, False)
-            next_marks = read_scales(scales_, supers, top, n, at, END, U, BU, False)
-        accs = add_units(
-            accs, words, marks, None, x, x_scales, x_sums, (chunk * BU + lane)[None, :], 1, K, U,
-            dots, values, scales, OFFSET, SCALED, HALVES, MINS, SHORT, 1, ISA,
-        )  # fmt: skip
-        words, marks = next_words, next_marks
-    y = root * tl.sum(accs[0], 1)
+    y = root * row_sums(
+        words, marks, top, n, x, x_scales, x_sums, quants, high, scales_, supers, K, read_values, dots, values, read_scales, scales,
+        OFFSET, SCALED, HALVES, MINS, SHORT, U, BU, ISA,
+    )  # fmt: skip
     if bias is not None:
         y += tl.load(bias + first_row + top + n)
     a, b = tl.split(tl.reshape(y, (BN // 2, 2)))
@@ -113,11 +102,11 @@ def turn_rows(
 
 @triton.jit(do_not_specialize=["P"])
 def gemv_rope(
-    x, x_scales, x_sums, squares, quants, high, scales_, supers, quants_2, high_2, scales_2, supers_2, bias, qkv, table,
+    x, x_scales, x_sums, squares, quants, high, scales_, supers, quants_2, high_2, scales_2_, supers_2, bias, qkv, table,
     positions, sequences, page_table, k_cache, v_cache, first_row, row_2, blocks, K, P, H, G, eps,
     read_values: tl.constexpr, dots: tl.constexpr, values: tl.constexpr, read_scales: tl.constexpr, scales: tl.constexpr,
     OFFSET: tl.constexpr, SCALED: tl.constexpr, HALVES: tl.constexpr, MINS: tl.constexpr, SHORT: tl.constexpr,
-    read_values_2: tl.constexpr, dots_2: tl.constexpr, values_2: tl.constexpr, read_scales_2: tl.constexpr, parts_2: tl.constexpr,
+    read_values_2: tl.constexpr, dots_2: tl.constexpr, values_2: tl.constexpr, read_scales_2: tl.constexpr, scales_2: tl.constexpr,
     OFFSET_2: tl.constexpr, SCALED_2: tl.constexpr, HALVES_2: tl.constexpr, MINS_2: tl.constexpr, SHORT_2: tl.constexpr,
     APART: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, BN: tl.constexpr, BN_2: tl.constexpr, U: tl.constexpr, BU: tl.constexpr,
     BS: tl.constexpr, ISA: tl.constexpr, EARLY: tl.constexpr,
@@ -133,8 +122,8 @@ def gemv_rope(
         )  # fmt: skip
     else:
         turn_rows(
-            program - blocks, x, x_scales, x_sums, squares, quants_2, high_2, scales_2, supers_2, bias, qkv, table, positions,
-            sequences, page_table, k_cache, v_cache, row_2, K, P, H, G, eps, read_values_2, dots_2, values_2, read_scales_2, parts_2,
+            program - blocks, x, x_scales, x_sums, squares, quants_2, high_2, scales_2_, supers_2, bias, qkv, table, positions,
+            sequences, page_table, k_cache, v_cache, row_2, K, P, H, G, eps, read_values_2, dots_2, values_2, read_scales_2, scales_2,
             OFFSET_2, SCALED_2, HALVES_2, MINS_2, SHORT_2, APART, D, PAGE, BN_2, U, BU, BS, ISA, EARLY,
         )  # fmt: skip
 
@@ -162,7 +151,6 @@ def linear_rope(x: Q8, weights: tuple[Matrix, ...], bias, root: Root | None, *, 
             BN_2 = at.BN // (2 if has_more_bits(second.format) > has_more_bits(w.format) and at.BN > 2 else 1)
             programs, planes = programs + second.rows // BN_2, second.planes
         parts_2 = {f"{name}_2": part for name, part in (parts_of(second.format) if second else dict.fromkeys(parts)).items()}
-        parts_2["parts_2"] = parts_2.pop("scales_2")  # a plane has that name
         launch(
             gemv_rope, (programs,), x.values.view(torch.int32), x.scales, x.sums, squares, *w.planes, *planes, bias, qkv, table,
             positions, sequences, page_table, k_cache, v_cache, row, row + w.rows, w.rows // at.BN, K, page_table.shape[1], heads,

@@ -4,6 +4,8 @@ A few tokens (gemv.most_tokens) are multiplied lane by lane (gemv.py), more on t
 what each computes, in which order.
 """
 
+from collections.abc import Iterator
+
 import torch
 
 from rocforge.gguf.formats import Q8
@@ -32,11 +34,8 @@ def linear(
 
 def linear_of_halves(x: Halves, weights, bias, residual, out: torch.Tensor) -> None:
     """linear() of more than a few tokens, whose activations are made already in gemm.order."""
-    start = 0
-    for w in weights:
-        rows = slice(start, start + w.rows)
-        gemm.blocks(x, w, *_ends(bias, residual, out, rows))
-        start += w.rows
+    for w, *ends in _apart(weights, bias, residual, out):
+        gemm.blocks(x, w, *ends)
 
 
 def linear_of_root(x: Q8, weights, bias, residual, out: torch.Tensor, root: Root) -> None:
@@ -58,13 +57,14 @@ def _products(x: "Q8 | torch.Tensor", weights: tuple[Matrix, ...], bias, residua
     if not is_few and not is_float:
         x = halves.of_q8(x, gemm.order(T))
     way = gemv if is_few else gemm
+    for w, *ends in _apart(weights, bias, residual, out):
+        (way.floats if is_float else way.blocks)(x, w, *ends, **more)
+
+
+def _apart(weights: tuple[Matrix, ...], bias, residual, out: torch.Tensor) -> Iterator[tuple]:
+    """Each matrix with what of bias, residual and out belongs to its rows."""
     start = 0
     for w in weights:
         rows = slice(start, start + w.rows)
-        (way.floats if is_float else way.blocks)(x, w, *_ends(bias, residual, out, rows), **more)
+        yield w, None if bias is None else bias[rows], None if residual is None else residual[:, rows], out[:, rows]
         start += w.rows
-
-
-def _ends(bias, residual, out: torch.Tensor, rows: slice) -> tuple:
-    """What of them belongs to these rows of the weights."""
-    return None if bias is None else bias[rows], None if residual is None else residual[:, rows], out[:, rows]
