@@ -39,7 +39,7 @@ def test_every_kernel_is_tested():
 def test_right_kernels_pass(op):
     """In the interpreter, which is slow: of the formats a few. Whatever is computed, twice the same."""
     make_room("triton")
-    words = {"linear": ("Q4_K", "Q8_0", "F16"), "chain": ("rope_store", JOINED), "embed": ("Q5_0", "Q6_K", "BF16"), "sample": ("5 rows of 300",)}
+    words = {"linear": ("Q4_K", "Q8_0", "F16"), "chain": ("rope_store", JOINED, "norms of"), "embed": ("Q5_0", "Q6_K", "BF16"), "sample": ("5 rows of 300",)}
     assert self_test("cpu", cases=cases_of(op, *words.get(op, ()))) is None
 
 
