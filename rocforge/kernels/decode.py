@@ -52,7 +52,11 @@ def word_at(plane, top, rows, first, end, per_row, BU: tl.constexpr, WIDE: tl.co
     plane += tl.cast(top, tl.int64) * per_row
     if WIDE and SHARED > 1 and BU % SHARED == 0:
         each = first // SHARED + tl.arange(0, BU // SHARED)
-        words = tl.load(plane + rows[:, None] * per_row + each[None, :], mask=(each * SHARED < end)[None, :], other=0)
+        at = plane + rows[:, None] * per_row + each[None, :]
+        if end is None:
+            words = tl.load(at)
+        else:
+            words = tl.load(at, mask=(each * SHARED < end)[None, :], other=0)
         return tl.reshape(tl.broadcast_to(words[:, :, None], (BN, BU // SHARED, SHARED)), (BN, BU))
     if BU % SHARED == 0:
         at = (plane + first // SHARED) + (tl.arange(0, BU) // SHARED)[None, :] + rows[:, None] * per_row
@@ -70,16 +74,22 @@ def word_at(plane, top, rows, first, end, per_row, BU: tl.constexpr, WIDE: tl.co
 def four_words(plane, top, rows, first, end, U, part, parts: tl.constexpr, BU: tl.constexpr):
     """[BN, BU, 4]: the four words of each unit in part `part` of `parts`, 128 bits a lane.
 
-    Loaded as the row of words that they are: what goes by way of shared memory then lies there without conflicts.
+    Loaded as the row of words that they are: what goes by way of shared memory then lies there without conflicts. Of a
+    descriptor (launch.descriptor) a box is loaded: other rows than these if they are not top + 0, 1 .., zeros beyond the
+    last, and words of the next part, or zeros, beyond the end.
     """
-    word = tl.arange(0, BU * 4)
-    plane += (tl.cast(top, tl.int64) * parts + part) * U * 4 + first * 4
-    at = plane + word[None, :] + rows[:, None] * (parts * U * 4)
-    if end is None:
-        words = tl.load(at)
+    BN: tl.constexpr = rows.shape[0]
+    if isinstance(plane, tl.tensor_descriptor):
+        words = plane.load([top, (part * U + first) * 4])
     else:
-        words = tl.load(at, mask=(first * 4 + word < end * 4)[None, :], other=0)
-    return tl.reshape(words, (rows.shape[0], BU, 4))
+        word = tl.arange(0, BU * 4)
+        plane += (tl.cast(top, tl.int64) * parts + part) * U * 4 + first * 4
+        at = plane + word[None, :] + rows[:, None] * (parts * U * 4)
+        if end is None:
+            words = tl.load(at)
+        else:
+            words = tl.load(at, mask=(first * 4 + word < end * 4)[None, :], other=0)
+    return tl.reshape(words, (BN, BU, 4))
 
 
 @triton.jit

@@ -26,8 +26,8 @@ from rocforge.kernels.decode import DECODE, byte_of
 from rocforge.kernels.early import wait
 from rocforge.kernels.finish import ends_of, finish, strides
 from rocforge.kernels.halves import MOST_MIX, Halves, Order, mixed
-from rocforge.kernels.launch import launch, scratch
-from rocforge.kernels.layout import UNIT, Matrix
+from rocforge.kernels.launch import descriptor, launch, scratch
+from rocforge.kernels.layout import PLANES, UNIT, Matrix
 
 
 class GemmTile(NamedTuple):
@@ -63,8 +63,8 @@ class FloatsTile(NamedTuple):
 # units (gfx906, RDNA2), where a tile of the product has to stay in the lanes' registers.
 TILES: dict[str, list[GemmTile]] = {
     "nvidia": [
-        GemmTile(8, 32, 8, 2, 3, 4), GemmTile(16, 32, 8, 2, 2, 6), GemmTile(32, 128, 4, 4, 3, 1), GemmTile(64, 128, 4, 8, 3, 1),
-        GemmTile(128, 128, 2, 8, 3, 1), GemmTile(256, 128, 2, 8, 3, 1),
+        GemmTile(8, 32, 8, 2, 3, 4), GemmTile(16, 32, 8, 2, 2, 6), GemmTile(32, 128, 4, 4, 3, 1), GemmTile(64, 128, 4, 4, 3, 1),
+        GemmTile(128, 64, 2, 4, 3, 2), GemmTile(256, 128, 2, 8, 3, 1),
     ],
     "cdna": [
         GemmTile(16, 64, 2, 4, 2, 4), GemmTile(32, 64, 2, 4, 2, 4), GemmTile(64, 64, 2, 4, 2, 2), GemmTile(128, 128, 1, 8, 2, 1),
@@ -158,36 +158,57 @@ def columns_of(w0, w1, w2, w3, MIX: tl.constexpr, PAIRED: tl.constexpr):
     return tl.reshape(w, (BN, BU * 64))
 
 
+@triton.jit
+def step_of(x, first_token, tokens, first, T, x_stride, BU: tl.constexpr, WHOLE: tl.constexpr, WIDE: tl.constexpr):
+    """The activations of the units from `first` on, float16 [BU * 64, tokens]."""
+    if isinstance(x, tl.tensor_descriptor):
+        return tl.trans(x.load([first_token, first * 64]))
+    else:
+        token = tokens if WIDE else tl.minimum(tokens, T - 1)
+        column = first * 64 + tl.arange(0, BU * 64)
+        at = x + token[None, :] * x_stride + column[:, None]
+        if WIDE and WHOLE:
+            return tl.load(at, mask=(tokens < T)[None, :], other=0)
+        elif WIDE:
+            return tl.load(at, mask=(column < x_stride)[:, None] & (tokens < T)[None, :], other=0)
+        elif WHOLE:
+            return tl.load(at)
+        else:
+            return tl.load(at, mask=(column < x_stride)[:, None], other=0)
+
+
 @triton.jit(do_not_specialize=["T", "steps"])
 def gemm_blocks(
     x, largest, quants, high, scales_, supers, bias, residual, out, parts, T, N, U, steps, x_stride, residual_stride, out_stride,
     read_values: tl.constexpr, values: tl.constexpr, read_scales: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr,
     SCALED: tl.constexpr, HALVES: tl.constexpr, MINS: tl.constexpr, SIGNED: tl.constexpr, BT: tl.constexpr,
-    BN: tl.constexpr, BU: tl.constexpr, WIDE: tl.constexpr, MIX: tl.constexpr, PAIRED: tl.constexpr, ISA: tl.constexpr,
-    EARLY: tl.constexpr,
+    BN: tl.constexpr, BU: tl.constexpr, WHOLE: tl.constexpr, WIDE: tl.constexpr, MIX: tl.constexpr, PAIRED: tl.constexpr,
+    ISA: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """Program (i, j): tile i of BT tokens by BN rows, the j-th `steps` of its steps of BU units.
+    """Program (i, j): tile i of BT tokens by BN rows, the j-th `steps` of its steps of BU units; each has some.
 
     Tiles of the same rows follow each other, so that memory is read once. With `parts` [programs, T, N] the sums go
-    there; without, a program has all steps. WIDE: a lane loads scales of several units at once, and nothing for tokens beyond
+    there; without, a program has all steps. x, quants and high are arrays, or descriptors of such (launch.descriptor), whose boxes
+    are a step's. WHOLE: a row has whole steps. WIDE: a lane loads scales of several units at once, and nothing for tokens beyond
     the last (all programs would ask for the last one's bytes at once); else the last token again, which takes no mask.
     """
     wait(EARLY)
     tiles = tl.cdiv(T, BT)
-    tokens = tl.program_id(0) % tiles * BT + tl.arange(0, BT)
-    rows = tl.program_id(0) // tiles * BN + tl.arange(0, BN)
-    token, row = tokens if WIDE else tl.minimum(tokens, T - 1), tl.minimum(rows, N - 1)
+    first_token, top = tl.program_id(0) % tiles * BT, tl.program_id(0) // tiles * BN
+    tokens, rows = first_token + tl.arange(0, BT), top + tl.arange(0, BN)
+    row = tl.minimum(tl.arange(0, BN), N - 1 - top)
     begin = tl.program_id(1) * steps * BU
+    end = tl.minimum(begin + steps * BU, U)
+    # Else NVIDIA's assembler minds a way past the loop, on which it has a product's sums set while products are under way, and
+    # lets each of them end before the next.
+    tl.assume(begin < end)
 
     acc = tl.zeros((BN, BT), tl.float32)
-    for first in range(begin, tl.minimum(begin + steps * BU, U), BU):
-        q0, q1, q2, q3 = values(read_values(quants, high, 0, row, first, U, U, BU, WIDE), ISA)
-        d0, d1, m0, m1, s, n = scales(read_scales(scales_, supers, 0, row, first, U, U, BU, WIDE))
-        column = first * 64 + tl.arange(0, BU * 64)
-        there = (column < x_stride)[:, None]
-        if WIDE:
-            there = there & (tokens < T)[None, :]
-        y = tl.load(x + token[None, :] * x_stride + column[:, None], mask=there, other=0)
+    for first in range(begin, end, BU):
+        end_of_row = None if WHOLE else U
+        q0, q1, q2, q3 = values(read_values(quants, high, top, row, first, end_of_row, U, BU, WIDE), ISA)
+        d0, d1, m0, m1, s, n = scales(read_scales(scales_, supers, top, row, first, end_of_row, U, BU, WIDE))
+        y = step_of(x, first_token, tokens, first, T, x_stride, BU, WHOLE, WIDE)
         w0 = weights_of(q0, d0, s, m0, n, 0, OFFSET, SCALED, MINS, SIGNED, ISA)
         w1 = weights_of(q1, d0, s, m0, n, 0 if HALVES else 1, OFFSET, SCALED, MINS, SIGNED, ISA)
         w2 = weights_of(q2, d1, s, m1, n, 1 if HALVES else 2, OFFSET, SCALED, MINS, SIGNED, ISA)
@@ -244,7 +265,7 @@ def splits_of(at: GemmTile, rows: int, tokens: int, units: int) -> int:
     most = max(1, min(MOST_SPLITS, steps // LEAST_STEPS, 2 * places // tiles))
     joining = at.BT / (32 * at.BU)
     took = lambda n: triton.cdiv(tiles * n, places) * (triton.cdiv(steps, n) + START_STEPS + (n > 1) * joining) + (n > 1)
-    return triton.cdiv(steps, triton.cdiv(steps, min(range(1, most + 1), key=took)))
+    return min(range(1, most + 1), key=took)
 
 
 def blocks(x: Halves, w: Matrix, bias, residual, out: torch.Tensor) -> None:
@@ -262,13 +283,19 @@ def products(x: Halves, w: Matrix, bias, residual, out: torch.Tensor) -> Parts |
     at = tuning.tile(gemm_blocks, _tile(TILES, T), w.format.name, (N, w.columns), T)
     laid = order(T)
     assert at.BU % laid.MIX == 0, (at, laid)
-    splits = splits_of(at, N, T, U)
+    steps = triton.cdiv(triton.cdiv(U, at.BU), splits_of(at, N, T, U))
+    splits = triton.cdiv(triton.cdiv(U, at.BU), steps)  # none without steps
     sums = scratch("parts", (splits, T, N), torch.float32, out) if splits > 1 else None
     ends = (bias, residual, out, None) if sums is None else (None, None, None, sums)
+    values, (quants, high, *scales) = x.values, w.planes
+    if target.current().has_tma and at.num_warps >= WARPGROUP:  # fewer gain nothing by it
+        values, quants = descriptor(values, (at.BT, at.BU * UNIT)), descriptor(quants.flatten(1), (at.BN, at.BU * 4))
+        if (plane := PLANES[w.format].high) and plane.width == 4:
+            high = descriptor(high.flatten(1), (at.BN, at.BU * 4))
     launch(
-        gemm_blocks, (triton.cdiv(N, at.BN) * triton.cdiv(T, at.BT), splits), *x, *w.planes, *ends,
-        T, N, U, triton.cdiv(triton.cdiv(U, at.BU), splits), x.values.stride(0), *strides(residual, out), num_warps=at.num_warps,
-        num_stages=at.num_stages, **DECODE[w.format]._asdict(), BT=at.BT, BN=at.BN, BU=at.BU,
+        gemm_blocks, (triton.cdiv(N, at.BN) * triton.cdiv(T, at.BT), splits), values, x.largest, quants, high, *scales, *ends,
+        T, N, U, steps, x.values.stride(0), *strides(residual, out), num_warps=at.num_warps,
+        num_stages=at.num_stages, **DECODE[w.format]._asdict(), BT=at.BT, BN=at.BN, BU=at.BU, WHOLE=U % at.BU == 0,
         WIDE=_is_wide(), **laid._asdict(), ISA=target.current().isa, early=T <= EARLY_TOKENS,
     )  # fmt: skip
     return None if sums is None else Parts(sums, x.largest)

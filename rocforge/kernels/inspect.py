@@ -13,6 +13,7 @@ import click
 import torch
 import triton
 from triton.compiler import ASTSource
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from rocforge.errors import DeviceError
 from rocforge.kernels import assembly
@@ -68,6 +69,8 @@ def source(launch: Launch, target: Target) -> ASTSource:
         elif isinstance(value, torch.Tensor):
             signature[name] = _POINTER[value.dtype]
             promises[(i,)] = [["tt.divisibility", 16]] + ([["tt.pointer_range", 32]] if target.backend == "hip" else [])
+        elif isinstance(value, TensorDescriptor):
+            signature[name] = f"tensordesc<{_POINTER[value.base.dtype][1:]}{list(value.block_shape)}>"
         elif isinstance(value, int):
             signature[name] = "i32"
             if value % 16 == 0 and name not in changing:

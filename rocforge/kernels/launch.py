@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from rocforge.kernels import target
 
@@ -53,9 +54,26 @@ class Launch(NamedTuple):
     @property
     def key(self) -> tuple:
         """Launches of one key are one piece of machine code (or two, where an int is 1 in one of them)."""
-        types = tuple((a.dtype, a.data_ptr() % 16) if isinstance(a, torch.Tensor) else type(a) for a in self.args)
+        types = tuple(_type(argument) for argument in self.args)
         constants = tuple((k, getattr(v, "__name__", v)) for k, v in self.constants.items())
         return (self.kernel.__name__, types, constants, tuple(self.options.items()))
+
+
+def _type(argument: Any) -> Any:
+    """What of an argument machine code depends on."""
+    if isinstance(argument, torch.Tensor):
+        return argument.dtype, argument.data_ptr() % 16
+    if isinstance(argument, TensorDescriptor):
+        return argument.base.dtype, *argument.block_shape
+    return type(argument)
+
+
+def descriptor(array: torch.Tensor, box: tuple[int, int]) -> TensorDescriptor:
+    """An array of two dimensions as what boxes of it are copied to shared memory by, zeros where they reach beyond it.
+
+    For targets that has_tma is true of; rows are a multiple of 16 bytes, and so are a box's.
+    """
+    return TensorDescriptor.from_tensor(array, list(box))
 
 
 class Copy(NamedTuple):

@@ -19,6 +19,8 @@ from rocforge.kernels.quantize import store_q8
 # sums quickly, enough to hold the row in registers.
 WARPS = ((1024, 2), (2048, 4), (8192, 8), (1 << 30, 16))
 
+MOST_WARPS = 16  # of a program
+
 
 class NormTile(NamedTuple):
     num_warps: int
@@ -126,7 +128,7 @@ def parts_to_halves(parts: Parts, bias, residual, x: torch.Tensor, weight: torch
     made, at = halves.empty(T, N, order, x), tuning.tile(rms_norm_q8, tile(N), "", (N,), T)
     launch(
         norm_of_parts, (T,), *parts, bias, residual, x, weight, *made, T, N, n, *strides(residual, x), made.values.stride(0),
-        float(eps), num_warps=at.num_warps, fuses=False, BB=_blocks_of(made), **order._asdict(),
+        float(eps), num_warps=min(MOST_WARPS, 2 * at.num_warps), fuses=False, BB=_blocks_of(made), **order._asdict(),
     )  # fmt: skip
     return made
 
@@ -145,7 +147,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, out: "torch.Tensor | Q8", *,
     assert x.is_contiguous() and weight.shape == (N,), (x.shape, x.stride(), weight.shape)
     if isinstance(out, Q8):
         blocks, at = triton.next_power_of_2(N // 32), tuning.tile(rms_norm_q8, tile(N), "", (N,), T)
-        launch(rms_norm_q8, (T,), x, weight, *out, N, float(eps), num_warps=at.num_warps, fuses=False, BB=blocks)
+        launch(rms_norm_q8, (T,), x, weight, *out, N, float(eps), num_warps=min(MOST_WARPS, 2 * at.num_warps), fuses=False, BB=blocks)
     else:
         width, at = triton.next_power_of_2(N), tuning.tile(rms_norm_f32, tile(N), "", (N,), T)
-        launch(rms_norm_f32, (T,), x, weight, out, N, float(eps), num_warps=at.num_warps, fuses=False, BN=width)
+        launch(rms_norm_f32, (T,), x, weight, out, N, float(eps), num_warps=min(MOST_WARPS, 2 * at.num_warps), fuses=False, BN=width)

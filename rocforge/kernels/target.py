@@ -49,6 +49,11 @@ class Target:
         return self.backend == "cuda" and int(self.arch[2:]) >= 90
 
     @property
+    def has_tma(self) -> bool:
+        """Whether one instruction copies a box of an array to shared memory (PTX's cp.async.bulk.tensor)."""
+        return self.backend == "cuda" and int(self.arch[2:]) >= 90
+
+    @property
     def has_warpgroups(self) -> bool:
         """Whether four warps multiply matrices together (PTX's wgmma, which this architecture alone has)."""
         return self.arch == "sm90"
