@@ -1,4 +1,4 @@
-"""SwiGLU: out = silu(gate) * up, as float32 or in 8 bits."""
+"""SwiGLU: out = silu(gate) * up, as float32, in 8 bits, or in halves that are made of those."""
 
 from typing import NamedTuple
 
@@ -7,8 +7,9 @@ import triton
 import triton.language as tl
 
 from rocforge.gguf.formats import Q8
-from rocforge.kernels import tuning
+from rocforge.kernels import halves, tuning
 from rocforge.kernels.early import wait
+from rocforge.kernels.halves import Halves, Order, store_halves
 from rocforge.kernels.launch import launch
 from rocforge.kernels.quantize import store_q8
 
@@ -28,6 +29,8 @@ class BlocksTile(NamedTuple):
 
 
 VALUES, BLOCKS = ValuesTile(512, 2), BlocksTile(16, 2)
+# Warps of the program that has a row, and columns that it has registers for.
+ROW_WARPS, MOST_COLUMNS = 16, 16384
 
 
 @triton.jit
@@ -55,6 +58,34 @@ def swiglu_q8(x, values, scales, sums, F, BB: tl.constexpr, EARLY: tl.constexpr)
     row = x + t * 2 * F
     gate, up = tl.load(row + f, mask=f < F, other=0), tl.load(row + F + f, mask=f < F, other=0)
     store_q8(silu(gate) * up, values + t * F, scales + t * (F // 32), sums + t * (F // 16), block, block < F // 32)
+
+
+@triton.jit
+def swiglu_halves(x, out, largest, F, out_stride, BB: tl.constexpr, MIX: tl.constexpr, PAIRED: tl.constexpr, EARLY: tl.constexpr):
+    """Program t: row t, whole, as BB blocks of 32."""
+    wait(EARLY)
+    t, block = tl.program_id(0).to(tl.int64), tl.arange(0, BB)
+    f = block[:, None] * 32 + tl.arange(0, 32)[None, :]
+    row = x + t * 2 * F
+    gate, up = tl.load(row + f, mask=f < F, other=0), tl.load(row + F + f, mask=f < F, other=0)
+    store_halves(silu(gate) * up, out + t * out_stride, largest + t, out_stride, MIX, PAIRED)
+
+
+def fits(F: int) -> bool:
+    """Whether one program holds a row of F values in its registers."""
+    return F <= MOST_COLUMNS
+
+
+def to_halves(gate_up: torch.Tensor, order: Order) -> Halves:
+    """swiglu() in 8 bits, as the matrix units take them: what halves.of_q8 makes of it."""
+    T, F = gate_up.shape[0], gate_up.shape[1] // 2
+    made = halves.empty(T, F, order, gate_up)
+    columns = made.values.shape[1]
+    launch(
+        swiglu_halves, (T,), gate_up, *made, F, columns, num_warps=ROW_WARPS, fuses=False,
+        BB=triton.next_power_of_2(columns // 32), **order._asdict(),
+    )  # fmt: skip
+    return made
 
 
 def swiglu(gate_up: torch.Tensor, out: "torch.Tensor | Q8") -> None:

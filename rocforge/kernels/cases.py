@@ -11,7 +11,8 @@ import torch
 
 from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8_SUM_BLOCK, SUPPORTED, Format, Q8Cache
 from rocforge.kernels import gemm, gemv, launch, layout, repack
-from rocforge.kernels.activation import swiglu
+from rocforge.kernels.activation import MOST_COLUMNS, swiglu
+from rocforge.kernels.activation import to_halves as swiglu_to_halves
 from rocforge.kernels.attention import attention, rope_attention
 from rocforge.kernels.chain import launch_all
 from rocforge.kernels.embed import embed
@@ -107,6 +108,8 @@ def _calls(every: bool) -> Iterator[tuple[str, str, Callable[[], None]]]:
         yield "rms_norm", "", lambda x=x, norm=norm: to_halves(x, *norm)
         parts = gemm.Parts(_meta(4, tokens, n), _meta(tokens))
         yield "rms_norm", "", lambda x=x, norm=norm, parts=parts: parts_to_halves(parts, None, x, x, *norm)
+        gate_up = _meta(tokens, 2 * n if n < 8192 else 2 * MOST_COLUMNS)
+        yield "swiglu", "", lambda x=gate_up, order=gemm.order(tokens): swiglu_to_halves(x, order)
     yield "quantize", "", lambda: quantize(_meta(T, K), _q8(T, K))
     yield "swiglu", "", lambda: swiglu(_meta(T, 2 * K), _q8(T, K))
     yield "swiglu", "", lambda: swiglu(_meta(T, 2 * K), _meta(T, K))
@@ -123,6 +126,7 @@ def _calls(every: bool) -> Iterator[tuple[str, str, Callable[[], None]]]:
                 continue
             for layout_name, norms in (("interleaved", False), ("half", True)):
                 yield "rope_store", kv, lambda a=(kv, D, layout_name, norms): _rope_store(*a)
+                yield "rope_store", kv, lambda a=(kv, D, layout_name, norms): _rope_store(*a, tokens=16, n_parts=4)
                 yield "rope_attention", kv, lambda a=(kv, D, layout_name, norms): _rope_attention(*a)
             for tokens, group in ((1, 4), (T, 4), (1, 1), (T, 7)) if every else ((1, 4), (T, 7)):
                 for window in (0, 1024) if every and (D, group) == (128, 4) else (0,):
@@ -178,12 +182,14 @@ def _caches(kv: str, G: int, D: int) -> list:
     return [_meta(*shape, dtype={"f16": torch.float16, "f32": torch.float32}[kv])] * 2
 
 
-def _rope_store(kv: str, D: int, layout_name: str, norms: bool) -> None:
-    T, H, G = 1, 32, 8
+def _rope_store(kv: str, D: int, layout_name: str, norms: bool, tokens: int = 1, n_parts: int = 0) -> None:
+    T, H, G = tokens, 32, 8
+    N = (H + 2 * G) * D
     norm = _meta(D) if norms else None
     rope_store(
-        _meta(T, (H + 2 * G) * D), _meta(T, D), _ints(T), _ints(T), _ints(9, 256), norm, norm, *_caches(kv, G, D),
-        heads=H, kv_heads=G, head_dim=D, layout=layout_name, eps=1e-6,
+        _meta(T, N), _meta(T, D), _ints(T), _ints(T), _ints(9, 256), norm, norm, *_caches(kv, G, D), heads=H, kv_heads=G, head_dim=D,
+        layout=layout_name, eps=1e-6, parts=gemm.Parts(_meta(n_parts, T, N), _meta(T)) if n_parts else None,
+        bias=_meta(N) if n_parts and norms else None,
     )  # fmt: skip
 
 

@@ -9,18 +9,21 @@ Of one token, whose launches take longer to begin and end than to compute:
 Of more than a few, which the matrix units multiply:
 
     rms_norm, linear ..            the norm's 8 bits become halves at once (norm.py)
-    linear, rms_norm, linear ..    so they do, and the parts of the first are joined by who norms them
+    swiglu, linear                 its 8 bits too (activation.py)
+    linear, rms_norm, linear ..    so do the norm's, and the parts of the first are joined by who norms them
+    linear, rope_store             the parts are joined by who turns them (rope.py)
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rocforge.gguf.formats import Q8
-from rocforge.kernels import gemm, gemv, gemv_norm, gemv_rope, halves, norm, target
+from rocforge.kernels import activation, gemm, gemv, gemv_norm, gemv_rope, halves, norm, target
 from rocforge.kernels.attention import rope_attention
 from rocforge.kernels.halves import Halves
 from rocforge.kernels.matmul import linear_of_halves, linear_of_root
 from rocforge.kernels.norm import Root
+from rocforge.kernels.rope import rope_store
 
 # An op's kind and its launcher's keywords.
 Bound = tuple[str, dict[str, Any]]
@@ -41,8 +44,10 @@ def launch_each(launchers: Mapping[str, Callable[..., None]], ops: Sequence[Boun
             n = 2
         elif kinds[:2] == ["rms_norm", "linear"] and _is_many(following[0]) and _is_read(given, following[0]):
             made = norm.to_halves(given["x"], given["weight"], given["eps"], _order(following[0]))
+        elif kinds[:2] == ["swiglu", "linear"] and _is_many(following[0]) and _is_read(given, following[0]) and _fits(given):
+            made = activation.to_halves(given["gate_up"], _order(following[0]))
         elif kinds[:2] == ["linear", "rope_store"] and _turns(given, following[0]):
-            gemv_rope.linear_rope(given["x"], given["weights"], given["bias"], x, **following[0])
+            _linear_rope(given, following[0], x)
             n = 2
         elif kinds[:2] == ["rope_store", "attention"]:
             rope_attention(**{**given, **following[0]})
@@ -68,14 +73,28 @@ def launch_all(launchers: Mapping[str, Callable[..., None]], ops: Sequence[Bound
 
 def _linear_norm(linear: dict[str, Any], norm_: dict[str, Any], x: "Root | Halves | None") -> "Root | Halves":
     """A linear and the norm of what it makes, and what of the norm is left to its readers."""
-    (weight,), ends = linear["weights"], (linear["bias"], linear["residual"], linear["out"])
+    weights, ends = linear["weights"], (linear["bias"], linear["residual"], linear["out"])
     if not _is_many(linear):
-        return gemv_norm.linear_norm(linear["x"], weight, *ends, norm_["weight"], norm_["out"], norm_["eps"], x)
+        return gemv_norm.linear_norm(linear["x"], *weights, *ends, norm_["weight"], norm_["out"], norm_["eps"], x)
     order = _order(linear)
-    parts = gemm.products(x if isinstance(x, Halves) else halves.of_q8(linear["x"], order), weight, *ends)
+    parts = gemm.products(_halves(linear, x), weights, *ends)
     if parts is None:
         return norm.to_halves(linear["out"], norm_["weight"], norm_["eps"], order)
     return norm.parts_to_halves(parts, *ends, norm_["weight"], norm_["eps"], order)
+
+
+def _linear_rope(linear: dict[str, Any], store: dict[str, Any], x: "Root | Halves | None") -> None:
+    """The linear of q, k and v, and what turns and stores them."""
+    if not _is_many(linear):
+        gemv_rope.linear_rope(linear["x"], linear["weights"], linear["bias"], x, **store)
+        return
+    parts = gemm.products(_halves(linear, x), linear["weights"], linear["bias"], None, linear["out"])
+    rope_store(**store, parts=parts, bias=linear["bias"] if parts else None)
+
+
+def _halves(linear: dict[str, Any], x: "Root | Halves | None") -> Halves:
+    """What a linear of many multiplies by: as the op before has left it, or made now."""
+    return x if isinstance(x, Halves) else halves.of_q8(linear["x"], _order(linear))
 
 
 def _is_one(linear: dict[str, Any]) -> bool:
@@ -99,9 +118,13 @@ def _is_same(a: Any, b: Any) -> bool:
     return isinstance(a, Q8) and isinstance(b, Q8) and a.values.data_ptr() == b.values.data_ptr()
 
 
-def _is_read(norm_: dict[str, Any], linear: dict[str, Any]) -> bool:
-    """Whether a norm is of 8 bits, and what the linear reads."""
-    return _is_same(norm_["out"], linear["x"])
+def _is_read(op: dict[str, Any], linear: dict[str, Any]) -> bool:
+    """Whether what an op gives is of 8 bits, and what the linear reads."""
+    return _is_same(op["out"], linear["x"])
+
+
+def _fits(swiglu: dict[str, Any]) -> bool:
+    return activation.fits(swiglu["gate_up"].shape[1] // 2)
 
 
 def _passes(first: dict[str, Any], norm_: dict[str, Any], reader: dict[str, Any]) -> bool:
@@ -112,7 +135,9 @@ def _passes(first: dict[str, Any], norm_: dict[str, Any], reader: dict[str, Any]
 
 
 def _turns(first: dict[str, Any], store: dict[str, Any]) -> bool:
+    """Whether a linear makes the q, k and v that are turned, and one launch can do both or hand on parts."""
     out, qkv = first["out"], store["qkv"]
-    if not (_is_one(first) and first["residual"] is None and out.shape == qkv.shape and out.data_ptr() == qkv.data_ptr()):
+    if first["residual"] is not None or out.shape != qkv.shape or out.data_ptr() != qkv.data_ptr():
         return False
-    return gemv_rope.fits(first["weights"], store["table"], store["k_cache"], store["q_norm"], store["head_dim"])
+    fits = lambda: gemv_rope.fits(first["weights"], store["table"], store["k_cache"], store["q_norm"], store["head_dim"])
+    return _is_many(first) or (_is_one(first) and fits())

@@ -1,10 +1,13 @@
 """The end of every matrix product: bias and residual added, the result stored. Multiplies nothing."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
+
+from rocforge.kernels.layout import Matrix
 
 
 @triton.jit
@@ -31,3 +34,12 @@ def finish(acc, ends, out, tokens, rows, T, N, out_stride):
 def strides(residual: Any, out: torch.Tensor) -> tuple[int, int]:
     """Elements from row to row of residual (0 where there is none) and out."""
     return (0 if residual is None else residual.stride(0)), out.stride(0)
+
+
+def apart(weights: tuple[Matrix, ...], bias: Any, residual: Any, out: torch.Tensor) -> Iterator[tuple]:
+    """Each of the matrices, one below the other, with what of bias, residual and out belongs to its rows."""
+    start = 0
+    for w in weights:
+        rows = slice(start, start + w.rows)
+        yield w, None if bias is None else bias[rows], None if residual is None else residual[:, rows], out[:, rows]
+        start += w.rows

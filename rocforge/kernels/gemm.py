@@ -19,15 +19,15 @@ import torch
 import triton
 import triton.language as tl
 
-from rocforge.gguf.formats import F16
+from rocforge.gguf.formats import F16, Format
 from rocforge.kernels import halves, target, tuning
 from rocforge.kernels.asm import halves_of
 from rocforge.kernels.decode import DECODE, byte_of
 from rocforge.kernels.early import wait
-from rocforge.kernels.finish import ends_of, finish, strides
+from rocforge.kernels.finish import apart, ends_of, finish, strides
 from rocforge.kernels.halves import MOST_MIX, Halves, Order, mixed
 from rocforge.kernels.launch import descriptor, launch, scratch
-from rocforge.kernels.layout import PLANES, UNIT, Matrix
+from rocforge.kernels.layout import ONES, PLANES, UNIT, Matrix
 
 
 class GemmTile(NamedTuple):
@@ -42,7 +42,7 @@ class GemmTile(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """The sums of the programs that share columns, float32 [n, T, N], and Halves.largest: the product is their sum times that."""
+    """The sums of the programs that share columns, float32 [n, T, N], and Halves.largest [T]: the product is their sum times that."""
 
     sums: torch.Tensor
     largest: torch.Tensor
@@ -179,17 +179,17 @@ def step_of(x, first_token, tokens, first, T, x_stride, BU: tl.constexpr, WHOLE:
 
 @triton.jit(do_not_specialize=["T", "steps"])
 def gemm_blocks(
-    x, largest, quants, high, scales_, supers, bias, residual, out, parts, T, N, U, steps, x_stride, residual_stride, out_stride,
+    x, largest, quants, high, scales_, supers, bias, residual, out, T, N, U, steps, x_stride, residual_stride, out_stride,
     read_values: tl.constexpr, values: tl.constexpr, read_scales: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr,
     SCALED: tl.constexpr, HALVES: tl.constexpr, MINS: tl.constexpr, SIGNED: tl.constexpr, BT: tl.constexpr,
-    BN: tl.constexpr, BU: tl.constexpr, WHOLE: tl.constexpr, WIDE: tl.constexpr, MIX: tl.constexpr, PAIRED: tl.constexpr,
-    ISA: tl.constexpr, EARLY: tl.constexpr,
+    BN: tl.constexpr, BU: tl.constexpr, WHOLE: tl.constexpr, PARTS: tl.constexpr, WIDE: tl.constexpr, MIX: tl.constexpr,
+    PAIRED: tl.constexpr, ISA: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Program (i, j): tile i of BT tokens by BN rows, the j-th `steps` of its steps of BU units; each has some.
 
-    Tiles of the same rows follow each other, so that memory is read once. With `parts` [programs, T, N] the sums go
-    there; without, a program has all steps. x, quants and high are arrays, or descriptors of such (launch.descriptor), whose boxes
-    are a step's. WHOLE: a row has whole steps. WIDE: a lane loads scales of several units at once, and nothing for tokens beyond
+    Tiles of the same rows follow each other, so that memory is read once. PARTS: sums go to `out` [programs, T, N] as they are;
+    else a program has all steps. x, quants and high are arrays, or descriptors of such (launch.descriptor), whose boxes are a
+    step's. WHOLE: a row has whole steps. WIDE: a lane loads scales of several units at once, and nothing for tokens beyond
     the last (all programs would ask for the last one's bytes at once); else the last token again, which takes no mask.
     """
     wait(EARLY)
@@ -215,13 +215,13 @@ def gemm_blocks(
         w3 = weights_of(q3, d1, s, m1, n, 1 if HALVES else 3, OFFSET, SCALED, MINS, SIGNED, ISA)
         acc = tl.dot(columns_of(w0, w1, w2, w3, MIX, PAIRED), y, acc)
     acc = tl.trans(acc)
-    if parts is None:
+    if PARTS:
+        to = out + (tl.program_id(1) * T + tokens[:, None]).to(tl.int64) * out_stride + rows[None, :]
+        tl.store(to, acc, mask=(tokens < T)[:, None] & (rows < N)[None, :])
+    else:
         acc *= tl.load(largest + tl.minimum(tokens, T - 1))[:, None]
         ends = ends_of(bias, residual, tokens, rows, True, T, N, residual_stride)
         finish(acc, ends, out, tokens, rows, T, N, out_stride)
-    else:
-        to = parts + (tl.program_id(1) * T + tokens[:, None]).to(tl.int64) * N + rows[None, :]
-        tl.store(to, acc, mask=(tokens < T)[:, None] & (rows < N)[None, :])
 
 
 @triton.jit(do_not_specialize=["T", "n_parts"])
@@ -246,6 +246,14 @@ def _is_wide() -> bool:
     return target.current().backend != "hip"
 
 
+def tile_of(format: Format, tokens: int) -> GemmTile:
+    """The tile that is taken where nothing is tuned."""
+    at = _tile(TILES, tokens)
+    if target.current().has_warpgroups and PLANES[format].high is ONES and at.BN >= 32 * WARPGROUP:
+        return at._replace(num_warps=2 * WARPGROUP)  # four have too few registers for what is made of them
+    return at
+
+
 def order(tokens: int) -> Order:
     """How the columns of a step's activations lie: all products of it share them."""
     at = _tile(TILES, tokens)
@@ -268,37 +276,45 @@ def splits_of(at: GemmTile, rows: int, tokens: int, units: int) -> int:
     return min(range(1, most + 1), key=took)
 
 
-def blocks(x: Halves, w: Matrix, bias, residual, out: torch.Tensor) -> None:
-    """matmul.linear() for one matrix of a block format; x of halves.of_q8."""
-    parts = products(x, w, bias, residual, out)
+def blocks(x: Halves, weights: tuple[Matrix, ...], bias, residual, out: torch.Tensor) -> None:
+    """matmul.linear() for matrices of block formats; x of halves.of_q8."""
+    parts = products(x, weights, bias, residual, out)
     if parts is not None:
         n, T, N = parts.sums.shape
         grid = (triton.cdiv(N, JOIN_ROWS), T)
         launch(add_parts, grid, *parts, bias, residual, out, T, N, n, *strides(residual, out), fuses=False, BN=JOIN_ROWS)
 
 
-def products(x: Halves, w: Matrix, bias, residual, out: torch.Tensor) -> Parts | None:
+def products(x: Halves, weights: tuple[Matrix, ...], bias, residual, out: torch.Tensor) -> Parts | None:
     """The same, but where programs share columns: then nothing is added to their sums, and out is not written."""
-    T, N, U = len(x.values), w.rows, -(-w.columns // UNIT)
-    at = tuning.tile(gemm_blocks, _tile(TILES, T), w.format.name, (N, w.columns), T)
-    laid = order(T)
-    assert at.BU % laid.MIX == 0, (at, laid)
-    steps = triton.cdiv(triton.cdiv(U, at.BU), splits_of(at, N, T, U))
-    splits = triton.cdiv(triton.cdiv(U, at.BU), steps)  # none without steps
+    (T, N), U = out.shape, -(-weights[0].columns // UNIT)
+    tiles = [tuning.tile(gemm_blocks, tile_of(w.format, T), w.format.name, (w.rows, w.columns), T) for w in weights]
+    widest, most = max(zip(weights, tiles, strict=True), key=lambda pair: pair[0].rows)[1], max(at.BU for at in tiles)
+    share = triton.cdiv(triton.cdiv(U, most), splits_of(widest, N, T, U)) * most  # units of a program, the same for all
+    splits = triton.cdiv(U, share)
     sums = scratch("parts", (splits, T, N), torch.float32, out) if splits > 1 else None
-    ends = (bias, residual, out, None) if sums is None else (None, None, None, sums)
+    if sums is not None:
+        bias, residual, out = None, None, sums[0]
+    for (w, *ends), at in zip(apart(weights, bias, residual, out), tiles, strict=True):
+        _launch(x, w, at, *ends, splits, share)
+    return None if sums is None else Parts(sums, x.largest)
+
+
+def _launch(x: Halves, w: Matrix, at: GemmTile, bias, residual, out: torch.Tensor, splits: int, share: int) -> None:
+    """The products by one matrix. If several programs share its columns, `out` is where the first of their parts goes."""
+    (T, N), U, laid = out.shape, -(-w.columns // UNIT), order(len(out))
+    assert at.BU % laid.MIX == 0 and share % at.BU == 0, (at, laid, share)
     values, (quants, high, *scales) = x.values, w.planes
     if target.current().has_tma and at.num_warps >= WARPGROUP:  # fewer gain nothing by it
         values, quants = descriptor(values, (at.BT, at.BU * UNIT)), descriptor(quants.flatten(1), (at.BN, at.BU * 4))
         if (plane := PLANES[w.format].high) and plane.width == 4:
             high = descriptor(high.flatten(1), (at.BN, at.BU * 4))
     launch(
-        gemm_blocks, (triton.cdiv(N, at.BN) * triton.cdiv(T, at.BT), splits), values, x.largest, quants, high, *scales, *ends,
-        T, N, U, steps, x.values.stride(0), *strides(residual, out), num_warps=at.num_warps,
+        gemm_blocks, (triton.cdiv(N, at.BN) * triton.cdiv(T, at.BT), splits), values, x.largest, quants, high, *scales,
+        bias, residual, out, T, N, U, share // at.BU, x.values.stride(0), *strides(residual, out), num_warps=at.num_warps,
         num_stages=at.num_stages, **DECODE[w.format]._asdict(), BT=at.BT, BN=at.BN, BU=at.BU, WHOLE=U % at.BU == 0,
-        WIDE=_is_wide(), **laid._asdict(), ISA=target.current().isa, early=T <= EARLY_TOKENS,
+        PARTS=splits > 1, WIDE=_is_wide(), **laid._asdict(), ISA=target.current().isa, early=T <= EARLY_TOKENS,
     )  # fmt: skip
-    return None if sums is None else Parts(sums, x.largest)
 
 
 def scratch_bytes(tokens: int, matrices: list[tuple[int, int]]) -> int:

@@ -4,12 +4,11 @@ A few tokens (gemv.most_tokens) are multiplied lane by lane (gemv.py), more on t
 what each computes, in which order.
 """
 
-from collections.abc import Iterator
-
 import torch
 
 from rocforge.gguf.formats import Q8
 from rocforge.kernels import gemm, gemv, halves
+from rocforge.kernels.finish import apart
 from rocforge.kernels.halves import Halves
 from rocforge.kernels.layout import Matrix
 from rocforge.kernels.norm import Root
@@ -29,25 +28,8 @@ def linear(
     itself; out float32 [T, N], N the rows of all weights together. Rows of x (if float32), residual
     and out need not lie one behind the other. The formulas are at the head of gemv.py and gemm.py.
     """
-    _products(x, weights, bias, residual, out)
-
-
-def linear_of_halves(x: Halves, weights, bias, residual, out: torch.Tensor) -> None:
-    """linear() of more than a few tokens, whose activations are made already in gemm.order."""
-    for w, *ends in _apart(weights, bias, residual, out):
-        gemm.blocks(x, w, *ends)
-
-
-def linear_of_root(x: Q8, weights, bias, residual, out: torch.Tensor, root: Root) -> None:
-    """linear() of one token whose norm has left its root: out = root * (x W^T) + bias + residual."""
-    assert len(x.values) == 1, x.values.shape
-    _products(x, weights, bias, residual, out, root=root)
-
-
-def _products(x: "Q8 | torch.Tensor", weights: tuple[Matrix, ...], bias, residual, out: torch.Tensor, **more) -> None:
-    is_float = weights[0].format.is_float
+    is_float, N = weights[0].format.is_float, sum(w.rows for w in weights)
     T, K = (x if is_float else x.values).shape
-    N = sum(w.rows for w in weights)
     assert all(w.format.is_float == is_float and w.columns == K for w in weights), (K, weights)
     assert out.shape == (T, N) and out.dtype == torch.float32, (out.shape, out.dtype, T, N)
     assert bias is None or bias.shape == (N,), (bias.shape, N)
@@ -55,16 +37,21 @@ def _products(x: "Q8 | torch.Tensor", weights: tuple[Matrix, ...], bias, residua
     assert is_float or all(part.is_contiguous() for part in x)
     is_few = T <= gemv.most_tokens()
     if not is_few and not is_float:
-        x = halves.of_q8(x, gemm.order(T))
-    way = gemv if is_few else gemm
-    for w, *ends in _apart(weights, bias, residual, out):
-        (way.floats if is_float else way.blocks)(x, w, *ends, **more)
+        linear_of_halves(halves.of_q8(x, gemm.order(T)), weights, bias, residual, out)
+        return
+    products = (gemv.floats if is_few else gemm.floats) if is_float else gemv.blocks
+    for w, *ends in apart(weights, bias, residual, out):
+        products(x, w, *ends)
 
 
-def _apart(weights: tuple[Matrix, ...], bias, residual, out: torch.Tensor) -> Iterator[tuple]:
-    """Each matrix with what of bias, residual and out belongs to its rows."""
-    start = 0
-    for w in weights:
-        rows = slice(start, start + w.rows)
-        yield w, None if bias is None else bias[rows], None if residual is None else residual[:, rows], out[:, rows]
-        start += w.rows
+def linear_of_halves(x: Halves, weights, bias, residual, out: torch.Tensor) -> None:
+    """linear() of more than a few tokens, whose activations are made already in gemm.order."""
+    gemm.blocks(x, weights, bias, residual, out)
+
+
+def linear_of_root(x: Q8, weights, bias, residual, out: torch.Tensor, root: Root) -> None:
+    """linear() of one token whose norm has left its root: out = root * (x W^T) + bias + residual."""
+    assert len(x.values) == 1, x.values.shape
+    for w, *ends in apart(weights, bias, residual, out):
+        gemv.blocks(x, w, *ends, root)
+

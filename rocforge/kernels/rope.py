@@ -6,6 +6,7 @@ import triton.language as tl
 
 from rocforge.gguf.formats import Q8_BLOCK, Q8Cache
 from rocforge.kernels.early import settled, wait
+from rocforge.kernels.gemm import Parts
 from rocforge.kernels.launch import launch
 from rocforge.kernels.norm import inverse_rms
 from rocforge.kernels.quantize import quantize_tile
@@ -56,21 +57,36 @@ def store_pairs(to, a, b, rest, first, second, r, half, D: tl.constexpr):
     tl.store(to + r, rest.to(kind), mask=r < D)
 
 
-@triton.jit(do_not_specialize=["P"])
+@triton.jit
+def qkv_of(qkv, parts, largest, bias, t, column, mask, T, N, n_parts):
+    """Values of row t of qkv [T, N], or of what gemm.add_parts would make of the parts."""
+    if parts is None:
+        return tl.load(qkv + t * N + column, mask=mask, other=0)
+    else:
+        x = tl.zeros(column.shape, tl.float32)
+        for i in range(n_parts):
+            x += tl.load(parts + (i * T + t) * N + column, mask=mask, other=0)
+        x *= tl.load(largest + t)
+        if bias is not None:
+            x += tl.load(bias + column, mask=mask, other=0)
+        return x
+
+
+@triton.jit(do_not_specialize=["P", "T", "n_parts"])
 def rope_store_heads(
-    qkv, table, positions, sequences, page_table, q_norm, k_norm, k_values, k_scales, v_values, v_scales,
-    P, H, G, half, eps, HALVES: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, BP: tl.constexpr,
+    qkv, parts, largest, bias, table, positions, sequences, page_table, q_norm, k_norm, k_values, k_scales, v_values, v_scales,
+    T, n_parts, P, H, G, half, eps, HALVES: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, BP: tl.constexpr,
     BR: tl.constexpr, BB: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """Program (t, h): head h of token t: of q's H, then k's G, then v's.
+    """Program (t, h): head h of token t: of q's H, then k's G, then v's. `parts` of gemm.Parts, if qkv is still to be made of them.
 
     A lane has whole pairs and writes what it has read, so none waits for another; only what a cache in
     8 bits reads again of the head, in blocks of 32, lies behind a barrier.
     """
-    t, head = tl.program_id(0), tl.program_id(1)
-    x = qkv + (t.to(tl.int64) * (H + 2 * G) + head) * D
+    t, head, N = tl.program_id(0).to(tl.int64), tl.program_id(1), (H + 2 * G) * D
+    x = qkv + t * N + head * D
     i, r = tl.arange(0, BP), 2 * half + tl.arange(0, BR)
-    row = table + t.to(tl.int64) * 2 * half + i
+    row = table + t * 2 * half + i
     cos, sin = settled(row, i < half, EARLY), settled(row + half, i < half, EARLY)
     position = settled(positions + t, None, EARLY)
     is_stored = (head >= H) & (position >= 0)
@@ -83,8 +99,9 @@ def rope_store_heads(
         first, second = i, i + half
     else:
         first, second = 2 * i, 2 * i + 1
-    a, b = tl.load(x + first, mask=i < half, other=0), tl.load(x + second, mask=i < half, other=0)
-    rest = tl.load(x + r, mask=r < D, other=0)
+    a = qkv_of(qkv, parts, largest, bias, t, head * D + first, i < half, T, N, n_parts)
+    b = qkv_of(qkv, parts, largest, bias, t, head * D + second, i < half, T, N, n_parts)
+    rest = qkv_of(qkv, parts, largest, bias, t, head * D + r, r < D, T, N, n_parts)
     if head < H + G:
         if q_norm is not None:
             is_q = head < H
@@ -95,6 +112,8 @@ def rope_store_heads(
         rotated = a * cos - b * sin
         b = b * cos + a * sin
         a = rotated
+        store_pairs(x, a, b, rest, first, second, r, half, D)
+    elif parts is not None and k_scales is not None:
         store_pairs(x, a, b, rest, first, second, r, half, D)
     if is_stored:
         at = (page.to(tl.int64) * G + (head - H) % G) * PAGE + position % PAGE
@@ -163,6 +182,8 @@ def rope_store(
     head_dim: int,
     layout: str,
     eps: float,
+    parts: Parts | None = None,
+    bias: "torch.Tensor | None" = None,
 ) -> None:
     """Norm and rotate q and k, write k and v to the cache (RoPE: Su et al., arXiv 2104.09864).
 
@@ -171,14 +192,18 @@ def rope_store(
     float32 [D] or both None: RMSNorm of each head. k_cache, v_cache [pages, G, PAGE, D] in float32 or
     float16, or a Q8Cache: token t goes to page page_table[sequences[t], positions[t] // PAGE], row
     positions[t] % PAGE; one whose position is below 0 is not stored.
+
+    With `parts` qkv is still to be made: it is the product whose parts they are + bias float32 [(H+2G) D] or None. Of its v
+    nothing need be written.
     """
     T, half, D = len(qkv), table.shape[1] // 2, head_dim
     assert qkv.is_contiguous() and qkv.shape[1] == (heads + 2 * kv_heads) * D, (qkv.shape, heads)
     assert (q_norm is None) == (k_norm is None), "a norm for q and none for k, or the other way round"
     caches = (*k_cache, *v_cache) if isinstance(k_cache, Q8Cache) else (k_cache, None, v_cache, None)
     launch(
-        rope_store_heads, (T, heads + 2 * kv_heads), qkv, table, positions, sequences, page_table, q_norm, k_norm, *caches,
-        page_table.shape[1], heads, kv_heads, half, float(eps), num_warps=HEAD_WARPS,
+        rope_store_heads, (T, heads + 2 * kv_heads), qkv, *(parts or (None, None)), bias, table, positions, sequences, page_table,
+        q_norm, k_norm, *caches, T, len(parts.sums) if parts else 0, page_table.shape[1], heads, kv_heads, half, float(eps),
+        num_warps=HEAD_WARPS,
         HALVES=LAYOUTS.index(layout) == 1, D=D, PAGE=caches[0].shape[2], BP=triton.next_power_of_2(half),
         BR=triton.next_power_of_2(max(1, D - 2 * half)), BB=triton.next_power_of_2(max(1, D // Q8_BLOCK)),
     )  # fmt: skip
