@@ -12,6 +12,7 @@ from rocforge.kernels.early import wait
 from rocforge.kernels.halves import Halves, Order, store_halves
 from rocforge.kernels.launch import launch
 from rocforge.kernels.quantize import store_q8
+from rocforge.kernels.sizes import cdiv, next_power_of_2
 
 
 class ValuesTile(NamedTuple):
@@ -83,7 +84,7 @@ def to_halves(gate_up: torch.Tensor, order: Order) -> Halves:
     columns = made.values.shape[1]
     launch(
         swiglu_halves, (T,), gate_up, *made, F, columns, num_warps=ROW_WARPS, fuses=False,
-        BB=triton.next_power_of_2(columns // 32), **order._asdict(),
+        BB=next_power_of_2(columns // 32), **order._asdict(),
     )  # fmt: skip
     return made
 
@@ -97,7 +98,7 @@ def swiglu(gate_up: torch.Tensor, out: "torch.Tensor | Q8") -> None:
     assert gate_up.is_contiguous(), gate_up.stride()
     if isinstance(out, Q8):
         at = tuning.tile(swiglu_q8, BLOCKS, "", (F,), T)
-        launch(swiglu_q8, (T, triton.cdiv(F // 32, at.BB)), gate_up, *out, F, num_warps=at.num_warps, fuses=False, BB=at.BB)
+        launch(swiglu_q8, (T, cdiv(F // 32, at.BB)), gate_up, *out, F, num_warps=at.num_warps, fuses=False, BB=at.BB)
     else:
         at = tuning.tile(swiglu_f32, VALUES, "", (F,), T)
-        launch(swiglu_f32, (T, triton.cdiv(F, at.BF)), gate_up, out, F, num_warps=at.num_warps, fuses=False, BF=at.BF)
+        launch(swiglu_f32, (T, cdiv(F, at.BF)), gate_up, out, F, num_warps=at.num_warps, fuses=False, BF=at.BF)

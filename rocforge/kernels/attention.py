@@ -29,6 +29,7 @@ from rocforge.kernels.attention_lanes import attend
 from rocforge.kernels.early import wait
 from rocforge.kernels.launch import launch
 from rocforge.kernels.rope import LAYOUTS, rope_store
+from rocforge.kernels.sizes import cdiv, next_power_of_2
 
 PAGE = 32
 
@@ -157,11 +158,11 @@ def prefill(inputs: tuple, out: "torch.Tensor | Q8", sizes: tuple, shape: dict[s
     T, (_, G, *_), GROUP = len(inputs[0]), sizes, shape["GROUP"]
     tile = tile_of(PREFILL, inputs[4].itemsize, shape["BD"])
     tile = tuning.tile(attend_tile, tile, cache_format(inputs[4]), (shape["D"], GROUP, G), T)
-    rows = max(tile.ROWS, triton.next_power_of_2(GROUP))
+    rows = max(tile.ROWS, next_power_of_2(GROUP))
     tokens = rows // GROUP
     with float_out(out, inputs[0]) as floats:
         launch(
-            attend_tile, (G, triton.cdiv(T, tokens)), *inputs, floats, T, *sizes, **shape, ROWS=rows, BT=tokens, BN=tile.BN,
+            attend_tile, (G, cdiv(T, tokens)), *inputs, floats, T, *sizes, **shape, ROWS=rows, BT=tokens, BN=tile.BN,
             PEELS=tile.peels, num_warps=tile.num_warps, num_stages=tile.num_stages,
         )  # fmt: skip
 
@@ -188,7 +189,7 @@ def _arranged(
     inputs = (qkv, positions, sequences, page_table, *k, *v)
     sizes = (P, kv_heads, qkv.stride(0), scale)
     shape = {
-        "WINDOW": window, "GROUP": heads // kv_heads, "D": head_dim, "BD": max(16, triton.next_power_of_2(head_dim)),
+        "WINDOW": window, "GROUP": heads // kv_heads, "D": head_dim, "BD": max(16, next_power_of_2(head_dim)),
         "PAGE": PAGE,
     }  # fmt: skip
     return inputs, sizes, shape
@@ -223,7 +224,7 @@ def attention(
     if not _has_tiles(inputs, shape):
         attend(inputs, out, sizes, shape)
     # A step of decode may be padded to a power of two.
-    elif len(qkv) > triton.next_power_of_2(len(page_table)):
+    elif len(qkv) > next_power_of_2(len(page_table)):
         prefill(inputs, out, sizes, shape)
     elif tile_of(DECODE, inputs[4].itemsize, shape["BD"]):
         decode(inputs, out, sizes, shape)

@@ -33,6 +33,7 @@ from rocforge.kernels.early import settled, wait
 from rocforge.kernels.launch import launch, scratch
 from rocforge.kernels.quantize import store_q8
 from rocforge.kernels.rope import angles_of, turned
+from rocforge.kernels.sizes import cdiv, next_power_of_2
 
 
 class DecodeTile(NamedTuple):
@@ -225,7 +226,7 @@ def launch_splits(
     T, H, D, BD = len(inputs[0]), G * shape["GROUP"], shape["D"], shape["BD"]
     # What fills the device, but a block of keys each (256 keys, H200: 3.5 us in eight parts, joined; 8.2 in one).
     splits = PROGRAMS[target.current().family] // (T * programs)
-    splits = max(1, min(splits, triton.cdiv(P * shape["PAGE"], BN), MAX_SPLITS))
+    splits = max(1, min(splits, cdiv(P * shape["PAGE"], BN), MAX_SPLITS))
     outs = out if isinstance(out, Q8) else (out, None, None)
     if splits == 1:
         launch(kernel, (T, programs, 1), *inputs, *outs, None, None, None, *sizes, **shape, BN=BN, **options)
@@ -233,10 +234,10 @@ def launch_splits(
     shapes = {"attention_acc": (T, H, splits, D), "attention_m": (T, H, splits), "attention_l": (T, H, splits)}
     parts = [scratch(tag, size, torch.float32, inputs[0]) for tag, size in shapes.items()]
     launch(kernel, (T, programs, splits), *inputs, parts[0], None, None, *parts, *sizes, **shape, BN=BN, **options)
-    BS = min(MOST_PARTS, triton.next_power_of_2(splits))
+    BS = min(MOST_PARTS, next_power_of_2(splits))
     BD = min(BD, JOIN_COLUMNS)
     warps = max(1, BS * BD // JOIN_VALUES)
-    grid = (T * H, triton.cdiv(D, BD))
+    grid = (T * H, cdiv(D, BD))
     launch(join_splits, grid, *parts, *outs, splits, num_warps=warps, fuses=False, D=D, BD=BD, BS=BS)
 
 
@@ -264,6 +265,6 @@ def decode(
         inputs, sizes = (*inputs, turn.table, turn.q_norm, turn.k_norm), (*sizes, turn.eps)
         shape = {**shape, "HALF": half, "HALVES": turn.halves}
     launch_splits(
-        attend_split, G, tile.BN, inputs, out, sizes, shape, ROWS=max(LEAST, triton.next_power_of_2(shape["GROUP"])),
+        attend_split, G, tile.BN, inputs, out, sizes, shape, ROWS=max(LEAST, next_power_of_2(shape["GROUP"])),
         num_warps=tile.num_warps, num_stages=tile.num_stages,
     )  # fmt: skip

@@ -16,6 +16,7 @@ from rocforge.kernels import target, tuning
 from rocforge.kernels.attention_block import LOG2_E, NEVER, cache_format, is_seen, load_pages, load_rows, rows_of, share_of
 from rocforge.kernels.attention_decode import launch_splits, store_heads
 from rocforge.kernels.early import wait
+from rocforge.kernels.sizes import cdiv
 
 
 class LanesTile(NamedTuple):
@@ -111,11 +112,11 @@ def attend(inputs: tuple, out: "torch.Tensor | Q8", sizes: tuple, shape: dict[st
     """attention() of any cache and any number of tokens."""
     GROUP, k_values, (_, G, *_) = shape["GROUP"], inputs[4], sizes
     tile = tuning.tile(attend_lanes, lanes_tile(), cache_format(k_values), (shape["D"], GROUP, G), len(inputs[0]))
-    parts = triton.cdiv(GROUP, tile.heads)
+    parts = cdiv(GROUP, tile.heads)
     elements = tile.elements * target.current().lanes * tile.num_warps * (2 if k_values.dtype == torch.int8 else 1)
     # A row of a head for each warp at the least: no sum over a row then crosses warps.
     BN = min(max(elements // shape["BD"], tile.num_warps), 4 * shape["PAGE"])
     launch_splits(
         attend_lanes, G * parts, BN, inputs, out, sizes, shape,
-        HEADS=triton.cdiv(GROUP, parts), num_warps=tile.num_warps, num_stages=1,
+        HEADS=cdiv(GROUP, parts), num_warps=tile.num_warps, num_stages=1,
     )  # fmt: skip

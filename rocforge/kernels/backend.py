@@ -1,6 +1,7 @@
 """What the runner asks of a room: memory, weights, launchers, and a step recorded as one program. Mirrors cpu/backend.py."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -305,5 +306,5 @@ def _no_room() -> Iterator[None]:
 
 
 def _view(buffer: torch.Tensor, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    n_bytes = int(np.prod(shape)) * dtype.itemsize
+    n_bytes = math.prod(shape) * dtype.itemsize
     return buffer[offset : offset + n_bytes].view(dtype).view(shape)

@@ -9,11 +9,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import triton
-
 from rocforge.gguf.formats import Q8_BLOCK
 from rocforge.kernels import gemm
 from rocforge.kernels.layout import UNIT
+from rocforge.kernels.sizes import next_power_of_2
 from rocforge.kernels.target import Target, use
 from rocforge.probe.tuned import Key
 
@@ -54,7 +53,7 @@ def _lanes(target: Target, tile: Any) -> int:
 def _gemv_blocks(tile: Any, key: Key, target: Target) -> bool:
     """Each lane has a unit at the least, and sums of 16 rows and tokens at the most; of several tokens a step has no
     whole row (gemv.tile)."""
-    U, BT = triton.next_power_of_2(-(-key.shape[1] // UNIT)), triton.next_power_of_2(key.tokens)
+    U, BT = next_power_of_2(-(-key.shape[1] // UNIT)), next_power_of_2(key.tokens)
     units = tile.BN * tile.BU / _lanes(target, tile)
     return tile.BU <= (U if BT == 1 else max(1, U // 2)) and 1 <= units and units * BT <= 16
 
@@ -62,24 +61,24 @@ def _gemv_blocks(tile: Any, key: Key, target: Target) -> bool:
 def _gemv_norm(tile: Any, key: Key, target: Target) -> bool:
     """Each lane has a unit of a step at the least and 16 at the most; a step is no wider than a row."""
     units = Q8_BLOCK * tile.BU / _lanes(target, tile)
-    return tile.BU <= triton.next_power_of_2(-(-key.shape[1] // UNIT)) and 1 <= units <= 16
+    return tile.BU <= next_power_of_2(-(-key.shape[1] // UNIT)) and 1 <= units <= 16
 
 
 def _gemv_rope(tile: Any, key: Key, target: Target) -> bool:
     """The same; rows are of pairs. They are no more than the default's: a head divides by those, which no key tells."""
     units = tile.BN * tile.BU / _lanes(target, tile)
-    return tile.BU <= triton.next_power_of_2(-(-key.shape[1] // UNIT)) and tile.BN % 2 == 0 and 1 <= units <= 16
+    return tile.BU <= next_power_of_2(-(-key.shape[1] // UNIT)) and tile.BN % 2 == 0 and 1 <= units <= 16
 
 
 def _gemv_floats(tile: Any, key: Key, target: Target) -> bool:
-    sums = tile.BN * tile.BK * triton.next_power_of_2(key.tokens) / _lanes(target, tile)
+    sums = tile.BN * tile.BK * next_power_of_2(key.tokens) / _lanes(target, tile)
     return 1 <= sums <= SUMS / 2
 
 
 def _gemm(tile: Any, key: Key, target: Target) -> bool:
     """A matrix instruction's tokens by 16 rows for each warp at the least; no more tokens than there are."""
     tokens = 16 if target.backend == "hip" else 8
-    is_used = tokens <= tile.BT <= max(tokens, triton.next_power_of_2(key.tokens))
+    is_used = tokens <= tile.BT <= max(tokens, next_power_of_2(key.tokens))
     sums = tile.BT * tile.BN / _lanes(target, tile)
     return is_used and tile.BN >= 16 and sums <= SUMS and tile.BT * tile.BN >= 16 * tokens * tile.num_warps
 
@@ -88,7 +87,7 @@ def _gemm_blocks(tile: Any, key: Key, target: Target) -> bool:
     """Activations of each stage in shared memory at once; a step is no wider than a row, and has the units that are
     interleaved."""
     held = 2 * tile.BT * tile.BU * UNIT * max(1, tile.num_stages - (target.backend == "hip"))
-    is_row = tile.BU <= triton.next_power_of_2(-(-key.shape[1] // UNIT))
+    is_row = tile.BU <= next_power_of_2(-(-key.shape[1] // UNIT))
     with use(target):
         is_mixed = tile.BU % gemm.order(key.tokens).MIX == 0
     return _gemm(tile, key, target) and is_row and is_mixed and held <= target.lds_bytes
@@ -102,7 +101,7 @@ def _plain(tile: Any, key: Key, target: Target) -> bool:
 
 def _attend_tile(tile: Any, key: Key, target: Target) -> bool:
     D, group, _ = key.shape
-    rows = max(tile.ROWS, triton.next_power_of_2(group))
+    rows = max(tile.ROWS, next_power_of_2(group))
     return tile.ROWS == rows and min(rows, tile.BN) >= 16 and rows * D / _lanes(target, tile) <= SUMS
 
 
@@ -113,7 +112,7 @@ def _attend_split(tile: Any, key: Key, target: Target) -> bool:
 def _attend_lanes(tile: Any, key: Key, target: Target) -> bool:
     _, group, _ = key.shape
     heads = min(tile.heads, group)
-    return tile.heads <= max(1, triton.next_power_of_2(group)) and tile.elements * heads <= SUMS / 2
+    return tile.heads <= max(1, next_power_of_2(group)) and tile.elements * heads <= SUMS / 2
 
 
 def _lanes_have_work(name: str, columns: int, loads: int) -> Callable[[Any, Key, Target], bool]:
@@ -122,7 +121,7 @@ def _lanes_have_work(name: str, columns: int, loads: int) -> Callable[[Any, Key,
 
     def fits(tile: Any, key: Key, target: Target) -> bool:
         size = getattr(tile, name)
-        return size * loads >= _lanes(target, tile) and size <= triton.next_power_of_2(-(-key.shape[-1] // columns))
+        return size * loads >= _lanes(target, tile) and size <= next_power_of_2(-(-key.shape[-1] // columns))
 
     return fits
 

@@ -11,6 +11,7 @@ from rocforge.kernels.decode import DECODE, byte_of
 from rocforge.kernels.early import wait
 from rocforge.kernels.launch import launch
 from rocforge.kernels.layout import UNIT, Matrix
+from rocforge.kernels.sizes import cdiv
 
 
 class BlocksTile(NamedTuple):
@@ -99,11 +100,11 @@ def embed(tokens: torch.Tensor, table: Matrix, out: torch.Tensor) -> None:
     assert out.shape == (T, K) and out.dtype == torch.float32, (out.shape, out.dtype)
     if table.format.is_float:
         at = tuning.tile(embed_floats, FLOATS, table.format.name, (table.rows, K), T)
-        grid = (T, triton.cdiv(K, at.BLOCK))
+        grid = (T, cdiv(K, at.BLOCK))
         launch(embed_floats, grid, tokens, table.planes.quants, out, K, out.stride(0), num_warps=at.num_warps, BLOCK=at.BLOCK)
         return
     U, at = -(-K // UNIT), tuning.tile(embed_blocks, BLOCKS, table.format.name, (table.rows, K), T)
     launch(
-        embed_blocks, (T, triton.cdiv(U, at.BU)), tokens, *table.planes, out, K, U, out.stride(0),
+        embed_blocks, (T, cdiv(U, at.BU)), tokens, *table.planes, out, K, U, out.stride(0),
         num_warps=at.num_warps, fuses=False, BU=at.BU, ISA=target.current().isa, **DECODE[table.format]._asdict(),
     )  # fmt: skip

@@ -6,6 +6,7 @@ import triton.language as tl
 
 from rocforge.kernels.early import wait
 from rocforge.kernels.launch import launch
+from rocforge.kernels.sizes import cdiv
 
 # Columns that one program copies, and its warps.
 COLUMNS, WARPS = 1024, 4
@@ -24,4 +25,4 @@ def gather(x: torch.Tensor, rows: torch.Tensor, out: torch.Tensor) -> None:
     """out[r] = x[rows[r]]; x float32 [T, N], rows int32 [R], out float32 [R, N]."""
     assert x.is_contiguous() and rows.dtype == torch.int32, (x.stride(), rows.dtype)
     R, N = out.shape
-    launch(gather_rows, (R, triton.cdiv(N, COLUMNS)), x, rows, out, N, num_warps=WARPS, BN=COLUMNS)
+    launch(gather_rows, (R, cdiv(N, COLUMNS)), x, rows, out, N, num_warps=WARPS, BN=COLUMNS)

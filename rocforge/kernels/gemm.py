@@ -28,6 +28,7 @@ from rocforge.kernels.finish import apart, ends_of, finish, strides
 from rocforge.kernels.halves import MOST_MIX, Halves, Order, mixed
 from rocforge.kernels.launch import descriptor, launch, scratch
 from rocforge.kernels.layout import ONES, PLANES, UNIT, Matrix
+from rocforge.kernels.sizes import cdiv
 
 
 class GemmTile(NamedTuple):
@@ -268,11 +269,11 @@ def splits_of(at: GemmTile, rows: int, tokens: int, units: int) -> int:
     written and read again, about a step for 32 tokens a unit of a step's. The launch that adds them is one more. There are
     no more than twice as many programs as places: what they hold at once is planned for.
     """
-    tiles, steps = triton.cdiv(rows, at.BN) * triton.cdiv(tokens, at.BT), triton.cdiv(units, at.BU)
+    tiles, steps = cdiv(rows, at.BN) * cdiv(tokens, at.BT), cdiv(units, at.BU)
     places = at.programs * target.current().units
     most = max(1, min(MOST_SPLITS, steps // LEAST_STEPS, 2 * places // tiles))
     joining = at.BT / (32 * at.BU)
-    took = lambda n: triton.cdiv(tiles * n, places) * (triton.cdiv(steps, n) + START_STEPS + (n > 1) * joining) + (n > 1)
+    took = lambda n: cdiv(tiles * n, places) * (cdiv(steps, n) + START_STEPS + (n > 1) * joining) + (n > 1)
     return min(range(1, most + 1), key=took)
 
 
@@ -281,7 +282,7 @@ def blocks(x: Halves, weights: tuple[Matrix, ...], bias, residual, out: torch.Te
     parts = products(x, weights, bias, residual, out)
     if parts is not None:
         n, T, N = parts.sums.shape
-        grid = (triton.cdiv(N, JOIN_ROWS), T)
+        grid = (cdiv(N, JOIN_ROWS), T)
         launch(add_parts, grid, *parts, bias, residual, out, T, N, n, *strides(residual, out), fuses=False, BN=JOIN_ROWS)
 
 
@@ -290,8 +291,8 @@ def products(x: Halves, weights: tuple[Matrix, ...], bias, residual, out: torch.
     (T, N), U = out.shape, -(-weights[0].columns // UNIT)
     tiles = [tuning.tile(gemm_blocks, tile_of(w.format, T), w.format.name, (w.rows, w.columns), T) for w in weights]
     widest, most = max(zip(weights, tiles, strict=True), key=lambda pair: pair[0].rows)[1], max(at.BU for at in tiles)
-    share = triton.cdiv(triton.cdiv(U, most), splits_of(widest, N, T, U)) * most  # units of a program, the same for all
-    splits = triton.cdiv(U, share)
+    share = cdiv(cdiv(U, most), splits_of(widest, N, T, U)) * most  # units of a program, the same for all
+    splits = cdiv(U, share)
     sums = scratch("parts", (splits, T, N), torch.float32, out) if splits > 1 else None
     if sums is not None:
         bias, residual, out = None, None, sums[0]
@@ -310,7 +311,7 @@ def _launch(x: Halves, w: Matrix, at: GemmTile, bias, residual, out: torch.Tenso
         if (plane := PLANES[w.format].high) and plane.width == 4:
             high = descriptor(high.flatten(1), (at.BN, at.BU * 4))
     launch(
-        gemm_blocks, (triton.cdiv(N, at.BN) * triton.cdiv(T, at.BT), splits), values, x.largest, quants, high, *scales,
+        gemm_blocks, (cdiv(N, at.BN) * cdiv(T, at.BT), splits), values, x.largest, quants, high, *scales,
         bias, residual, out, T, N, U, share // at.BU, x.values.stride(0), *strides(residual, out), num_warps=at.num_warps,
         num_stages=at.num_stages, **DECODE[w.format]._asdict(), BT=at.BT, BN=at.BN, BU=at.BU, WHOLE=U % at.BU == 0,
         PARTS=splits > 1, WIDE=_is_wide(), **laid._asdict(), ISA=target.current().isa, early=T <= EARLY_TOKENS,
@@ -400,7 +401,7 @@ def floats(x: torch.Tensor, w: Matrix, bias, residual, out: torch.Tensor) -> Non
     if w.format is F16:
         at = tuning.tile(gemm_plain, _tile(PLAIN, T), w.format.name, (N, K), T)
         launch(
-            gemm_plain, (triton.cdiv(N, at.BN) * triton.cdiv(T, at.BT),), *halves.of_floats(x), weights, bias, residual, out,
+            gemm_plain, (cdiv(N, at.BN) * cdiv(T, at.BT),), *halves.of_floats(x), weights, bias, residual, out,
             T, N, K, *strides(residual, out), num_warps=at.num_warps, num_stages=at.num_stages,
             BT=at.BT, BN=at.BN, BK=at.BK, WHOLE=K % at.BK == 0,
         )  # fmt: skip
@@ -409,7 +410,7 @@ def floats(x: torch.Tensor, w: Matrix, bias, residual, out: torch.Tensor) -> Non
     # The interpreter multiplies matrices in numpy, which has no bfloat16.
     part = tl.float32 if target.current().backend == "interpreter" else tl.bfloat16
     launch(
-        gemm_floats, (triton.cdiv(N, at.BN) * triton.cdiv(T, at.BT),), x, weights, bias, residual, out, T, N, K, x.stride(0),
+        gemm_floats, (cdiv(N, at.BN) * cdiv(T, at.BT),), x, weights, bias, residual, out, T, N, K, x.stride(0),
         *strides(residual, out), num_warps=at.num_warps, num_stages=at.num_stages, EXACT=weights.dtype == torch.bfloat16,
         PART=part, BT=at.BT, BN=at.BN, BK=at.BK,
     )  # fmt: skip

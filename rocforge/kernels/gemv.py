@@ -30,6 +30,7 @@ from rocforge.kernels.finish import ends_of, finish, strides
 from rocforge.kernels.launch import launch
 from rocforge.kernels.layout import EIGHTS, FOURS, PLANES, TWOS, UNIT, Matrix
 from rocforge.kernels.norm import Root
+from rocforge.kernels.sizes import cdiv, next_power_of_2
 
 
 class GemvTile(NamedTuple):
@@ -90,7 +91,7 @@ def tile(U: int, BT: int, format: Format) -> GemvTile:
     if at.family == "nvidia" and BT == 1:
         return _one_token(U, at.lanes, format)
     by_tokens = LANE_UNITS.get(at.arch) or LANE_UNITS[at.family]
-    units, BU = by_tokens[min(n for n in by_tokens if n >= BT)], triton.next_power_of_2(U)
+    units, BU = by_tokens[min(n for n in by_tokens if n >= BT)], next_power_of_2(U)
     if BT > 1:
         BU = max(1, min(at.lanes, BU // 2))
     if BU <= at.lanes * units:
@@ -105,7 +106,7 @@ def _one_token(U: int, lanes: int, format: Format) -> GemvTile:
     of several rows. Programs are as many as registers leave room for at once (sm90, Triton 3.6): one more would wait for all
     others (128,256 rows of Q6_K: 116 us with 8, 101 with 6; 3,584 rows of 18,944 columns of Q4_K: 14.0 with 8, 12.0 with 4)."""
     sizes = [BU for BU in (256, 128, 64) if -U % BU * 8 <= U + -U % BU]  # at least 7 of 8 lanes are used
-    BU = min(sizes[0] if sizes else lanes, triton.next_power_of_2(U))
+    BU = min(sizes[0] if sizes else lanes, next_power_of_2(U))
     has_more = has_more_bits(format)
     if BU > 2 * lanes:  # a few steps a row
         return _of_lanes(2, BU, 2 * lanes, 16) if has_more else _of_lanes(4, BU, 4 * lanes, 16)
@@ -344,7 +345,7 @@ def parts_of(format: Format) -> dict[str, Any]:
 
 def squares_of(K: int, root: Root | None) -> int:
     """BS of root_of."""
-    return 0 if root is None else triton.cdiv(K // Q8_BLOCK, 32) * 32
+    return 0 if root is None else cdiv(K // Q8_BLOCK, 32) * 32
 
 
 def programs(n_blocks: int, at_once: int) -> int:
@@ -355,15 +356,15 @@ def programs(n_blocks: int, at_once: int) -> int:
 def blocks(x: Q8, w: Matrix, bias, residual, out: torch.Tensor, root: Root | None = None) -> None:
     """matmul.linear() for one matrix of a block format and T <= most_tokens() tokens; of one token that has a root too."""
     T, K = x.values.shape
-    U, BT = -(-K // UNIT), triton.next_power_of_2(T)
+    U, BT = -(-K // UNIT), next_power_of_2(T)
     at = tuning.tile(gemv_blocks, tile(U, BT, w.format), w.format.name, (w.rows, K), T)
-    n_blocks, is_ahead = triton.cdiv(w.rows, at.BN), BT <= AHEAD_TOKENS
+    n_blocks, is_ahead = cdiv(w.rows, at.BN), BT <= AHEAD_TOKENS
     grid = programs(n_blocks, at.programs * target.current().units) if is_ahead else n_blocks
     squares, eps = root or (None, 0.0)
     launch(
         gemv_blocks, (grid,), x.values.view(torch.int32), x.scales, x.sums, squares, *w.planes, bias, residual, out, T,
         w.rows, K, n_blocks, *strides(residual, out), eps, num_warps=at.num_warps, **parts_of(w.format), BT=BT,
-        BN=at.BN, U=U, BU=at.BU, CHUNKS=triton.cdiv(U, at.BU), RAGGED=w.rows % at.BN > 0, BS=squares_of(K, root),
+        BN=at.BN, U=U, BU=at.BU, CHUNKS=cdiv(U, at.BU), RAGGED=w.rows % at.BN > 0, BS=squares_of(K, root),
         AHEAD=is_ahead, ISA=target.current().isa,
     )  # fmt: skip
 
@@ -400,11 +401,11 @@ def gemv_floats(
 def floats(x: torch.Tensor, w: Matrix, bias, residual, out: torch.Tensor) -> None:
     """matmul.linear() for one matrix of a float format and T <= most_tokens() tokens."""
     T, K = x.shape
-    BT = triton.next_power_of_2(T)
+    BT = next_power_of_2(T)
     at = FLOATS[target.current().family]
     at = at._replace(BN=max(1, at.BN // BT))  # each token has sums of its own in every lane
     at = tuning.tile(gemv_floats, at, w.format.name, (w.rows, K), T)
     launch(
-        gemv_floats, (triton.cdiv(w.rows, at.BN),), x, w.planes.quants, bias, residual, out, T, w.rows, K, x.stride(0),
+        gemv_floats, (cdiv(w.rows, at.BN),), x, w.planes.quants, bias, residual, out, T, w.rows, K, x.stride(0),
         *strides(residual, out), num_warps=at.num_warps, BT=BT, BN=at.BN, BK=at.BK,
     )  # fmt: skip

@@ -23,6 +23,7 @@ from rocforge.kernels.launch import launch, scratch
 from rocforge.kernels.layout import UNIT, Matrix
 from rocforge.kernels.norm import Root
 from rocforge.kernels.quantize import store_q8
+from rocforge.kernels.sizes import next_power_of_2
 
 
 class GemvNormTile(NamedTuple):
@@ -42,7 +43,7 @@ def tile(U: int, format: Format) -> GemvNormTile:
     at = target.current()
     if at.backend == "interpreter":
         return GemvNormTile(4, 1)
-    BU = triton.next_power_of_2(U)
+    BU = next_power_of_2(U)
     if Q8_BLOCK * BU <= ROW_UNITS * at.lanes * MOST_WARPS:
         return GemvNormTile(BU, max(1, Q8_BLOCK * BU // (ROW_UNITS * at.lanes)))
     units = STEP_UNITS // 2 if has_more_bits(format) else STEP_UNITS

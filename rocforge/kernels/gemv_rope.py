@@ -20,6 +20,7 @@ from rocforge.kernels.launch import launch
 from rocforge.kernels.layout import UNIT, Matrix
 from rocforge.kernels.norm import Root
 from rocforge.kernels.rope import LAYOUTS
+from rocforge.kernels.sizes import next_power_of_2
 
 
 class GemvRopeTile(NamedTuple):
@@ -43,7 +44,7 @@ def tile(U: int, D: int, N: int, format: Format) -> GemvRopeTile:
     BN = math.gcd(D, most)
     if at.backend == "interpreter":
         return GemvRopeTile(BN, 4, 1)
-    BU, units = min(step, triton.next_power_of_2(U)), units // (1 + has_more_bits(format))
+    BU, units = min(step, next_power_of_2(U)), units // (1 + has_more_bits(format))
     return GemvRopeTile(BN, BU, max(1, BN * BU // (units * at.lanes)))
 
 

@@ -21,6 +21,7 @@ from rocforge.kernels.early import wait
 from rocforge.kernels.launch import launch, scratch
 from rocforge.kernels.layout import UNIT
 from rocforge.kernels.quantize import quantize_tile
+from rocforge.kernels.sizes import cdiv, next_power_of_2
 
 # Units that are interleaved at the most: a matrix instruction's row is on four lanes.
 MOST_MIX = 4
@@ -58,8 +59,8 @@ def of_q8(x: Q8, order: Order) -> Halves:
     made = empty(T, K, order, x.scales)
     columns = made.values.shape[1]
     launch(
-        halves_of_q8, (T, triton.cdiv(columns, 32 * BLOCKS)), x.values, x.scales, *made, K, columns,
-        BS=triton.next_power_of_2(K // 32), BLOCKS=BLOCKS, **order._asdict(),
+        halves_of_q8, (T, cdiv(columns, 32 * BLOCKS)), x.values, x.scales, *made, K, columns,
+        BS=next_power_of_2(K // 32), BLOCKS=BLOCKS, **order._asdict(),
     )  # fmt: skip
     return made
 
@@ -94,7 +95,7 @@ def of_floats(x: torch.Tensor) -> Halves:
 
 def padded(columns: int, order: Order) -> int:
     """Columns that a row takes."""
-    return triton.cdiv(columns, order.MIX * UNIT) * order.MIX * UNIT
+    return cdiv(columns, order.MIX * UNIT) * order.MIX * UNIT
 
 
 def n_bytes(tokens: int, columns: int) -> int:

@@ -14,6 +14,7 @@ from rocforge.kernels.gemm import Parts
 from rocforge.kernels.halves import Halves, Order, store_halves
 from rocforge.kernels.launch import launch
 from rocforge.kernels.quantize import store_q8
+from rocforge.kernels.sizes import next_power_of_2
 
 # Warps of the program that has a row, by the columns that it is at the most: few enough to join their
 # sums quickly, enough to hold the row in registers.
@@ -134,7 +135,7 @@ def parts_to_halves(parts: Parts, bias, residual, x: torch.Tensor, weight: torch
 
 
 def _blocks_of(made: Halves) -> int:
-    return triton.next_power_of_2(made.values.shape[1] // 32)
+    return next_power_of_2(made.values.shape[1] // 32)
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, out: "torch.Tensor | Q8", *, eps: float) -> None:
@@ -146,8 +147,8 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, out: "torch.Tensor | Q8", *,
     T, N = x.shape
     assert x.is_contiguous() and weight.shape == (N,), (x.shape, x.stride(), weight.shape)
     if isinstance(out, Q8):
-        blocks, at = triton.next_power_of_2(N // 32), tuning.tile(rms_norm_q8, tile(N), "", (N,), T)
+        blocks, at = next_power_of_2(N // 32), tuning.tile(rms_norm_q8, tile(N), "", (N,), T)
         launch(rms_norm_q8, (T,), x, weight, *out, N, float(eps), num_warps=min(MOST_WARPS, 2 * at.num_warps), fuses=False, BB=blocks)
     else:
-        width, at = triton.next_power_of_2(N), tuning.tile(rms_norm_f32, tile(N), "", (N,), T)
+        width, at = next_power_of_2(N), tuning.tile(rms_norm_f32, tile(N), "", (N,), T)
         launch(rms_norm_f32, (T,), x, weight, out, N, float(eps), num_warps=min(MOST_WARPS, 2 * at.num_warps), fuses=False, BN=width)

@@ -10,6 +10,7 @@ from rocforge.gguf.formats import Q8, Q8_BLOCK
 from rocforge.kernels import tuning
 from rocforge.kernels.early import wait
 from rocforge.kernels.launch import launch
+from rocforge.kernels.sizes import cdiv
 
 
 class RowsTile(NamedTuple):
@@ -73,5 +74,5 @@ def quantize(x: torch.Tensor, out: Q8) -> None:
     assert out.values.shape == x.shape and x.dtype == torch.float32, (out.values.shape, x.shape, x.dtype)
     T, K = x.shape
     at = tuning.tile(quantize_rows, TILE, "", (K,), T)
-    grid = T, triton.cdiv(K // Q8_BLOCK, at.B)
+    grid = T, cdiv(K // Q8_BLOCK, at.B)
     launch(quantize_rows, grid, x, *out, K, x.stride(0), num_warps=at.num_warps, fuses=False, B=at.B)

@@ -14,6 +14,7 @@ import triton.language as tl
 from rocforge.gguf.formats import Format
 from rocforge.kernels import layout
 from rocforge.kernels.launch import launch
+from rocforge.kernels.sizes import cdiv
 
 # Bytes of a plane that a program makes, and its warps.
 BYTES, WARPS = 256, 4
@@ -81,6 +82,6 @@ def fill(matrix: layout.Matrix, raw: torch.Tensor, first: int = 0) -> None:
         n_parts, cell_part, _ = table.entries.shape
         plane_row = plane.shape[1]
         launch(
-            move_bits, (len(raw), triton.cdiv(plane_row, BYTES)), raw, _entries(matrix.format, name, raw.device), plane,
+            move_bits, (len(raw), cdiv(plane_row, BYTES)), raw, _entries(matrix.format, name, raw.device), plane,
             raw.shape[1], plane_row, plane_row // n_parts, table.cell_bytes, cell_part, num_warps=WARPS, B=BYTES,
         )  # fmt: skip

@@ -10,6 +10,7 @@ from rocforge.kernels.gemm import Parts
 from rocforge.kernels.launch import launch
 from rocforge.kernels.norm import inverse_rms
 from rocforge.kernels.quantize import quantize_tile
+from rocforge.kernels.sizes import cdiv, next_power_of_2
 
 LAYOUTS = ("interleaved", "half")
 # Pairs of a table's row that one program makes; warps of it, and of the program that has a head.
@@ -34,7 +35,7 @@ def rope_table(positions: torch.Tensor, inv_freq: torch.Tensor, out: torch.Tenso
     """
     T, half = len(positions), len(inv_freq)
     assert inv_freq.dtype == torch.float64 and out.shape == (T, 2 * half), (inv_freq.dtype, out.shape)
-    grid = T, triton.cdiv(half, PAIRS)
+    grid = T, cdiv(half, PAIRS)
     launch(rope_table_f32, grid, positions, inv_freq, out, half, float(scale), num_warps=TABLE_WARPS, BP=PAIRS)
 
 
@@ -204,6 +205,6 @@ def rope_store(
         rope_store_heads, (T, heads + 2 * kv_heads), qkv, *(parts or (None, None)), bias, table, positions, sequences, page_table,
         q_norm, k_norm, *caches, T, len(parts.sums) if parts else 0, page_table.shape[1], heads, kv_heads, half, float(eps),
         num_warps=HEAD_WARPS,
-        HALVES=LAYOUTS.index(layout) == 1, D=D, PAGE=caches[0].shape[2], BP=triton.next_power_of_2(half),
-        BR=triton.next_power_of_2(max(1, D - 2 * half)), BB=triton.next_power_of_2(max(1, D // Q8_BLOCK)),
+        HALVES=LAYOUTS.index(layout) == 1, D=D, PAGE=caches[0].shape[2], BP=next_power_of_2(half),
+        BR=next_power_of_2(max(1, D - 2 * half)), BB=next_power_of_2(max(1, D // Q8_BLOCK)),
     )  # fmt: skip

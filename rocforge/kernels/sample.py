@@ -23,6 +23,7 @@ import triton.language as tl
 from rocforge.kernels import target
 from rocforge.kernels.launch import launch, scratch
 from rocforge.kernels.order import LOWEST, highest, key_of, least_of, lowest, measure, nth, number_of
+from rocforge.kernels.sizes import cdiv, next_power_of_2
 
 Numbers = torch.Tensor | np.ndarray | Sequence[int]
 
@@ -316,12 +317,12 @@ def sample(
     V, stride = logits.shape[1], logits.stride(0)
     current = target.current()
     tile = TILES.get(current.arch) or TILES[current.family]
-    n_chunks = triton.cdiv(V, tile.chunk)
+    n_chunks = cdiv(V, tile.chunk)
     firsts = scratch("firsts", (R, n_chunks), torch.int64, logits)
     parts = scratch("largest parts", (R, n_chunks, tile.candidates), torch.int64, logits)
     masses = scratch("masses", (R, 2, n_chunks), torch.float32, logits)
     candidates = scratch("candidates", (R, tile.candidates), torch.int64, logits)
-    CHUNKS, M = triton.next_power_of_2(n_chunks), tile.candidates
+    CHUNKS, M = next_power_of_2(n_chunks), tile.candidates
     launch(
         scan, (n_chunks, R), logits, temperature, firsts, parts, masses, V, stride, n_chunks,
         num_warps=tile.scan_warps, CHUNK=tile.chunk, PART=tile.part, M=M,
