@@ -10,7 +10,7 @@ import torch
 
 from rocforge.errors import CapacityError
 from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8_SUM_BLOCK, Format, Q8Cache
-from rocforge.kernels import durations, gemm, gemv, launch, layout, target, tuning
+from rocforge.kernels import durations, gemm, gemv, kept, launch, layout, target, tuning
 from rocforge.kernels.activation import swiglu
 from rocforge.kernels.attention import attention
 from rocforge.kernels.chain import Bound, launch_each
@@ -131,6 +131,7 @@ class Backend:
         self.synchronize()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()  # what pieces took on their way
+            launch.hashing().join()  # or the first launch would do it once more
 
     def constant(self, array: np.ndarray) -> torch.Tensor:
         """A small array made at load (norm weights, biases, frequencies), in this device's memory."""
@@ -222,9 +223,21 @@ class Backend:
             return given
         return tuning.book_for(target.current())
 
-    def compile(self, kernels: Iterable[launch.Kernel], report: Callable[[int, int], None] | None = None) -> None:
-        """Now, rather than with their first launch; report(done, total)."""
+    def is_kept(self, name: str) -> bool:
+        """Whether `compile` has left all kernels of this name in a cache, and so none need be compiled before its first launch."""
+        with self._chosen():
+            return self._device.type == "cuda" and book.current() is None and kept.is_kept(name)
+
+    def compile(
+        self, kernels: Iterable[launch.Kernel], report: Callable[[int, int], None] | None = None, name: str | None = None
+    ) -> None:
+        """Now, rather than with their first launch; report(done, total). `name`: they are all of what is called so."""
+        kernels = list(kernels)
         launch.compile_all(kernels, report)
+        hashes = [kernel.hash for kernel in kernels]
+        if name and None not in hashes and self._device.type == "cuda" and book.current() is None:
+            with self._chosen():
+                kept.keep(name, hashes)
 
     def run(self, program: launch.Program) -> None:
         """Launch it; nothing is waited for."""

@@ -99,15 +99,20 @@ class Kernel:
 
     def compile(self) -> None:
         """Compile now, or load from Triton's cache, what the first launch would."""
-        launch = self._launch
+        launch, made = self._launch, None
         if not _interprets():
             device = next(a.device for a in launch.args if isinstance(a, torch.Tensor))
             with torch.cuda.device(device):  # which target it is for
-                launch.compiled()
-        _compiled.add(launch.key)
+                made = launch.compiled()
+        _compiled[launch.key] = getattr(made, "hash", None)
+
+    @property
+    def hash(self) -> str | None:
+        """What Triton keeps it by in its cache, once it is compiled; None where it is interpreted."""
+        return _compiled[self._launch.key]
 
 
-_compiled: set[tuple] = set()
+_compiled: dict[tuple, str | None] = {}
 
 
 @functools.cache

@@ -67,6 +67,45 @@ def test_pages_of_a_gpu_s_programs():
     assert counts(8192) == (8, 32, 128, 512, 2048, 8192)
 
 
+class Kept(Backend):
+    """A CPU of whose kernels some name's are kept, as a GPU's may be; what it compiled."""
+
+    prompts = (4, 16)
+
+    def __init__(self, names):
+        super().__init__(1)
+        self.names, self.compiled = names, []
+
+    def is_kept(self, name):
+        return name in self.names
+
+    def compile(self, kernels, report=None, name=None):
+        self.compiled.append(name)
+        self.names.add(name)
+        super().compile(kernels, report)
+
+
+def test_kernels_that_are_kept_are_not_compiled_before():
+    """Programs between one token and a full chunk are recorded when they are needed, then; and answer the same."""
+    found, names = [], set()
+    for backend in (Kept(names), Kept(names)):
+        design = draw(None, "cpu", context=CONTEXT, sequences=SEQUENCES)
+        with design.file:
+            runner = Runner(design.plan, design.memory, design.file, backend, LAUNCHERS)
+            try:
+                runner.prepare()
+                recorded = len(runner._programs)
+                runner.load()
+                steps = Steps(runner, design.config.vocab_size, Workload(0, 20))
+                answer = [np.array(runner.run(batch)) for n in (9, 1) for batch in steps.batches(n)]
+                found.append((recorded, runner.backend.compiled, answer))
+            finally:
+                runner.close()
+    (all_of_them, names, expected), (few, none, got) = found
+    assert (all_of_them, few) == (4, 2) and len(names) == 1 and none == []
+    assert all(np.array_equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
 CHANGING = """
 from rocforge.engine.runner import Runner
 from rocforge.kernels.backend import LAUNCHERS, Backend

@@ -1,0 +1,48 @@
+"""Whose kernels Triton's cache keeps all: those need not be looked up before a model answers. Compiles nothing.
+
+To find one takes Triton some 8 ms. A model has a hundred, for prompts of all lengths, and its first answer needs a few.
+"""
+
+import functools
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+import triton
+from triton.runtime.cache import get_cache_manager
+
+from rocforge.kernels import target
+from rocforge.probe import cache, tuned
+
+log = logging.getLogger(__name__)
+
+_TOPIC = "kernels"
+
+
+def is_kept(name: str) -> bool:
+    """Whether all that `keep` was given under this name is still there, of these sources and tiles and for this device."""
+    directories = cache.recall(_TOPIC, _key(name))
+    if not isinstance(directories, list) or not all(os.path.isdir(directory) for directory in directories):
+        return False
+    log.info("Triton's cache holds the %d kernels", len(directories))
+    return True
+
+
+def keep(name: str, hashes: Iterable[str]) -> None:
+    """`name` launches no kernels but those that Triton knows by these hashes, and has in its cache."""
+    cache.remember(_TOPIC, _key(name), sorted({get_cache_manager(each).cache_dir for each in hashes}))
+
+
+def _key(name: str) -> tuple[str, ...]:
+    at = target.current()
+    own = [tuned.user_path(at.arch, triton.__version__)] if tuned.user_dir() else []
+    tiles = cache.hash_of(path for path in own if path.exists())
+    return name, repr(at), torch.__version__, triton.__version__, str(triton.knobs.cache.dir), _sources(), tiles
+
+
+@functools.cache
+def _sources() -> str:
+    """Of the kernels, of how they are put together, and of the tiles that are shipped."""
+    return cache.hash_of(path for path in sorted(Path(__file__).parent.rglob("*")) if path.suffix in (".py", ".json"))
