@@ -195,3 +195,17 @@ def lookup16(n, t0: tl.constexpr, t1: tl.constexpr, t2: tl.constexpr, t3: tl.con
             other = n ^ (i * 0x01010101)  # 0 in the bytes that are i
             found |= byte & ~filled(other | (other >> 1) | (other >> 2) | (other >> 3), 0)
         return found
+
+
+@triton.jit
+def settle_products(order, ISA: tl.constexpr):
+    """Waits for the products of a warpgroup on the matrix units that are under way; gives `order`, a number, back.
+
+    Triton lets them run on into a loop's next turn, until one more is asked for. Their weights lie in registers, and the assembler of
+    Triton 3.6 (CUDA 12.8) takes those for free from a loop's end on: what the next turn computed was written over weights that were
+    still to be read.
+    """
+    tl.static_assert(ISA == "ptx")
+    return tl.inline_asm_elementwise(
+        "wgmma.wait_group.sync.aligned 0;\nmov.b32 $0, $1;", "=r,r", [tl.cast(order, tl.int32)], dtype=tl.int32, is_pure=False, pack=1
+    )

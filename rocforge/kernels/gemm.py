@@ -21,7 +21,7 @@ import triton.language as tl
 
 from rocforge.gguf.formats import F16, Format
 from rocforge.kernels import halves, target, tuning
-from rocforge.kernels.asm import halves_of
+from rocforge.kernels.asm import halves_of, settle_products
 from rocforge.kernels.decode import DECODE, byte_of
 from rocforge.kernels.early import wait
 from rocforge.kernels.finish import apart, ends_of, finish, strides
@@ -103,8 +103,8 @@ MOST_SPLITS, LEAST_STEPS, START_STEPS = 8, 2, 3
 WARPGROUP = 4
 # Rows that one program of add_parts has.
 JOIN_ROWS = 1024
-# Products of more tokens take long enough: to begin early costs them 3 % on an H100.
-EARLY_TOKENS = 128
+# Products of more tokens take long enough: to begin early costs them 2 % for 128 tokens on an H200, 3 for more on an H100.
+EARLY_TOKENS = 64
 
 
 def _tiles(by_family: dict[str, list]) -> list:
@@ -183,13 +183,13 @@ def gemm_blocks(
     x, largest, quants, high, scales_, supers, bias, residual, out, T, N, U, steps, x_stride, residual_stride, out_stride,
     read_values: tl.constexpr, values: tl.constexpr, read_scales: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr,
     SCALED: tl.constexpr, HALVES: tl.constexpr, MINS: tl.constexpr, SIGNED: tl.constexpr, BT: tl.constexpr,
-    BN: tl.constexpr, BU: tl.constexpr, WHOLE: tl.constexpr, PARTS: tl.constexpr, WIDE: tl.constexpr, MIX: tl.constexpr,
-    PAIRED: tl.constexpr, ISA: tl.constexpr, EARLY: tl.constexpr,
+    BN: tl.constexpr, BU: tl.constexpr, WHOLE: tl.constexpr, PARTS: tl.constexpr, GROUPS: tl.constexpr, WIDE: tl.constexpr,
+    MIX: tl.constexpr, PAIRED: tl.constexpr, ISA: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Program (i, j): tile i of BT tokens by BN rows, the j-th `steps` of its steps of BU units; each has some.
 
     Tiles of the same rows follow each other, so that memory is read once. PARTS: sums go to `out` [programs, T, N] as they are;
-    else a program has all steps. x, quants and high are arrays, or descriptors of such (launch.descriptor), whose boxes are a
+    else a program has all steps. GROUPS: warpgroups multiply. x, quants and high are arrays, or descriptors of such (launch.descriptor), whose boxes are a
     step's. WHOLE: a row has whole steps. WIDE: a lane loads scales of several units at once, and nothing for tokens beyond
     the last (all programs would ask for the last one's bytes at once); else the last token again, which takes no mask.
     """
@@ -200,12 +200,14 @@ def gemm_blocks(
     row = tl.minimum(tl.arange(0, BN), N - 1 - top)
     begin = tl.program_id(1) * steps * BU
     end = tl.minimum(begin + steps * BU, U)
-    # Else NVIDIA's assembler minds a way past the loop, on which it has a product's sums set while products are under way, and
-    # lets each of them end before the next.
+    # Else NVIDIA's assembler minds a way past the loop, on which sums are set while products may be under way, and lets each product
+    # end before the next.
     tl.assume(begin < end)
 
     acc = tl.zeros((BN, BT), tl.float32)
     for first in range(begin, end, BU):
+        if GROUPS:
+            settle_products(first, ISA)
         end_of_row = None if WHOLE else U
         q0, q1, q2, q3 = values(read_values(quants, high, top, row, first, end_of_row, U, BU, WIDE), ISA)
         d0, d1, m0, m1, s, n = scales(read_scales(scales_, supers, top, row, first, end_of_row, U, BU, WIDE))
@@ -258,8 +260,12 @@ def tile_of(format: Format, tokens: int) -> GemmTile:
 def order(tokens: int) -> Order:
     """How the columns of a step's activations lie: all products of it share them."""
     at = _tile(TILES, tokens)
-    is_group = target.current().has_warpgroups and at.num_warps >= WARPGROUP and at.BN >= 16 * WARPGROUP
-    return Order(min(at.BU, MOST_MIX) if _is_wide() else 1, PAIRED=is_group)
+    return Order(min(at.BU, MOST_MIX) if _is_wide() else 1, PAIRED=_is_group(at.num_warps, at.BN))
+
+
+def _is_group(num_warps: int, rows: int) -> bool:
+    """Whether warps multiply four together: rows of what is in registers, 16 each."""
+    return target.current().has_warpgroups and num_warps >= WARPGROUP and rows >= 16 * WARPGROUP
 
 
 def splits_of(at: GemmTile, rows: int, tokens: int, units: int) -> int:
@@ -314,7 +320,7 @@ def _launch(x: Halves, w: Matrix, at: GemmTile, bias, residual, out: torch.Tenso
         gemm_blocks, (cdiv(N, at.BN) * cdiv(T, at.BT), splits), values, x.largest, quants, high, *scales,
         bias, residual, out, T, N, U, share // at.BU, x.values.stride(0), *strides(residual, out), num_warps=at.num_warps,
         num_stages=at.num_stages, **DECODE[w.format]._asdict(), BT=at.BT, BN=at.BN, BU=at.BU, WHOLE=U % at.BU == 0,
-        PARTS=splits > 1, WIDE=_is_wide(), **laid._asdict(), ISA=target.current().isa, early=T <= EARLY_TOKENS,
+        PARTS=splits > 1, GROUPS=_is_group(at.num_warps, at.BN), WIDE=_is_wide(), **laid._asdict(), ISA=target.current().isa, early=T <= EARLY_TOKENS,
     )  # fmt: skip
 
 
@@ -344,9 +350,10 @@ def two_parts(x, PART: tl.constexpr):
 @triton.jit(do_not_specialize=["T"])
 def gemm_floats(
     x, w, bias, residual, out, T, N, K, x_stride, residual_stride, out_stride,
-    EXACT: tl.constexpr, PART: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EARLY: tl.constexpr,
+    EXACT: tl.constexpr, PART: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUPS: tl.constexpr,
+    ISA: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """Products of parts on the matrix units; EXACT: a weight is one bfloat16, its second part 0."""
+    """Products of parts on the matrix units; EXACT: a weight is one bfloat16, its second part 0. GROUPS: as in gemm_blocks."""
     wait(EARLY)
     tiles = tl.cdiv(T, BT)
     tokens = tl.program_id(0) % tiles * BT + tl.arange(0, BT)
@@ -354,6 +361,8 @@ def gemm_floats(
     token, row = tokens.to(tl.int64), tl.minimum(rows, N - 1).to(tl.int64)
     acc = tl.zeros((BT, BN), tl.float32)
     for first in range(0, K, BK):
+        if GROUPS:
+            settle_products(first, ISA)
         k = first + tl.arange(0, BK)
         a = tl.load(x + token[:, None] * x_stride + k[None, :], mask=(tokens < T)[:, None] & (k < K)[None, :], other=0)
         weights = tl.load(w + row[:, None] * K + k[None, :], mask=(k < K)[None, :], other=0)
@@ -412,5 +421,5 @@ def floats(x: torch.Tensor, w: Matrix, bias, residual, out: torch.Tensor) -> Non
     launch(
         gemm_floats, (cdiv(N, at.BN) * cdiv(T, at.BT),), x, weights, bias, residual, out, T, N, K, x.stride(0),
         *strides(residual, out), num_warps=at.num_warps, num_stages=at.num_stages, EXACT=weights.dtype == torch.bfloat16,
-        PART=part, BT=at.BT, BN=at.BN, BK=at.BK,
+        PART=part, BT=at.BT, BN=at.BN, BK=at.BK, GROUPS=_is_group(at.num_warps, at.BT), ISA=target.current().isa,
     )  # fmt: skip
