@@ -31,12 +31,13 @@ class Loop:
 
 
 class _Dialect(NamedTuple):
-    """How an assembly writes labels, branches and instructions, each on a line of its own; bytes that a lane loads from
-    global memory by a line, 0 for one that loads nothing from there; and whether it passes the compute unit's own cache."""
+    """How an assembly writes labels, branches, instructions and a program's end, each on a line of its own; bytes that a lane loads
+    from global memory by a line, 0 for one that loads nothing from there; and whether it passes the compute unit's own cache."""
 
     label: re.Pattern
     branch: re.Pattern
     instruction: re.Pattern
+    end: re.Pattern
     loaded: Callable[[str], int]
     passes: Callable[[str], bool]
 
@@ -57,11 +58,14 @@ class _Part:
 
 
 def _loop(asm: str, dialect: _Dialect) -> Loop:
-    """The loops of an assembly are its branches back; which is what a compiler makes of a loop."""
+    """The loops of an assembly are its branches back; which is what a compiler makes of a loop. Not those from behind the program's
+    end, where NVIDIA's waits for boxes stand aside."""
     lines, labels, loops = asm.splitlines(), {}, []
     for i, line in enumerate(lines):
         if label := dialect.label.match(line):
             labels[label[1]] = i
+        elif dialect.end.match(line):
+            labels.clear()
         elif (branch := dialect.branch.match(line)) and branch[1] in labels:
             loops.append((labels[branch[1]], i))
 
@@ -98,6 +102,7 @@ _AMDGCN = _Dialect(
     label=re.compile(r"(\.LBB\w+):"),
     branch=re.compile(r"\s+s_c?branch\w*\s+(\.LBB\w+)"),
     instruction=re.compile(r"\s+[vs]_|\s+(?:ds|global|buffer|flat|scratch)_"),
+    end=re.compile(r"\s+s_endpgm\b"),
     loaded=_amd_loaded,
     passes=lambda line: False,
 )
@@ -155,6 +160,7 @@ _SASS = _Dialect(
     label=re.compile(r"\s*(\.L_x_\d+):"),
     branch=re.compile(_BEFORE + r"BRA\b[^;]*`\((\.L_x_\d+)\)"),
     instruction=re.compile(_BEFORE + r"(?!NOP)[A-Z]"),
+    end=re.compile(r"\s+/\*[0-9a-f]+\*/\s+EXIT\b"),
     loaded=_sass_loaded,
     passes=lambda line: ".BYPASS" in line,
 )

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8_SUM_BLOCK, SUPPORTED, Format, Q8Cache
-from rocforge.kernels import gemm, gemv, launch, layout, repack
+from rocforge.kernels import gemm, gemv, launch, layout, repack, rope
 from rocforge.kernels.activation import MOST_COLUMNS, swiglu
 from rocforge.kernels.activation import to_halves as swiglu_to_halves
 from rocforge.kernels.attention import attention, rope_attention
@@ -186,10 +186,10 @@ def _rope_store(kv: str, D: int, layout_name: str, norms: bool, tokens: int = 1,
     T, H, G = tokens, 32, 8
     N = (H + 2 * G) * D
     norm = _meta(D) if norms else None
-    rope_store(
-        _meta(T, N), _meta(T, D), _ints(T), _ints(T), _ints(9, 256), norm, norm, *_caches(kv, G, D), heads=H, kv_heads=G, head_dim=D,
-        layout=layout_name, eps=1e-6, parts=gemm.Parts(_meta(n_parts, T, N), _meta(T)) if n_parts else None,
-        bias=_meta(N) if n_parts and norms else None,
+    parts = (gemm.Parts(_meta(n_parts, T, N), _meta(T)), _meta(N) if norms else None) if n_parts else (None, None)
+    rope.store(
+        *parts, _meta(T, N), _meta(T, D), _ints(T), _ints(T), _ints(9, 256), norm, norm, *_caches(kv, G, D),
+        heads=H, kv_heads=G, head_dim=D, layout=layout_name, eps=1e-6,
     )  # fmt: skip
 
 

@@ -18,12 +18,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rocforge.gguf.formats import Q8
-from rocforge.kernels import activation, gemm, gemv, gemv_norm, gemv_rope, halves, norm, target
+from rocforge.kernels import activation, gemm, gemv, gemv_norm, gemv_rope, halves, norm, rope, target
 from rocforge.kernels.attention import rope_attention
 from rocforge.kernels.halves import Halves
 from rocforge.kernels.matmul import linear_of_halves, linear_of_root
 from rocforge.kernels.norm import Root
-from rocforge.kernels.rope import rope_store
 
 # An op's kind and its launcher's keywords.
 Bound = tuple[str, dict[str, Any]]
@@ -89,7 +88,7 @@ def _linear_rope(linear: dict[str, Any], store: dict[str, Any], x: "Root | Halve
         gemv_rope.linear_rope(linear["x"], linear["weights"], linear["bias"], x, **store)
         return
     parts = gemm.products(_halves(linear, x), linear["weights"], linear["bias"], None, linear["out"])
-    rope_store(**store, parts=parts, bias=linear["bias"] if parts else None)
+    rope.store(parts, linear["bias"] if parts else None, **store)
 
 
 def _halves(linear: dict[str, Any], x: "Root | Halves | None") -> Halves:

@@ -38,7 +38,7 @@ from rocforge.kernels import layout
 from rocforge.kernels.assembly import Loop
 from rocforge.kernels.cards import Card
 from rocforge.kernels.inspect import Row
-from rocforge.kernels.launch import Launch
+from rocforge.kernels.launch import Launch, box_bytes
 from rocforge.kernels.target import Target
 from rocforge.probe.tuned import Key
 
@@ -112,6 +112,16 @@ def _whole(n: int, tile: int) -> int:
     return -(-n // tile) * tile
 
 
+def boxed_bytes(key: Key, launch: Launch, target: Target) -> float:
+    """Bytes a lane and step that come to shared memory in boxes (launch.descriptor), which no lane's instruction loads."""
+    if key.kernel != "gemm_blocks":
+        return 0
+    planes, arguments = layout.PLANES[BY_NAME[key.format]], dict(zip(launch.kernel.arg_names, launch.args))
+    boxes = {"x": 1, "quants": planes.quants.n_parts, "high": planes.high.n_parts if planes.high else 0}
+    lanes = launch.options["num_warps"] * target.lanes
+    return sum(n * box_bytes(arguments[name]) for name, n in boxes.items()) / lanes
+
+
 def seconds(key: Key, launch: Launch, row: Row, loop: Loop, target: Target, card: Card) -> float:
     """The formula at the top of the file; infinite for what spills or does not fit."""
     spilling = SPILLING[target.backend] if row.spills else 1.0
@@ -126,15 +136,18 @@ def seconds(key: Key, launch: Launch, row: Row, loop: Loop, target: Target, card
     most = math.ceil(programs / card.compute_units)
     ahead = launch.options.get("num_stages", 1) - 1
     in_flight = min(programs, at_once * card.compute_units) * warps * target.lanes
-    in_flight *= max(1, loop.loaded_bytes * max(1, ahead) or loop.loaded_bytes_once)
+    boxed = boxed_bytes(key, launch, target)
+    loaded = loop.loaded_bytes + boxed
+    in_flight *= max(1, loaded * max(1, ahead) or loop.loaded_bytes_once)
     passing = loop.passing_bytes * need.steps + loop.passing_bytes_once
     cached = loop.loaded_bytes * need.steps + loop.loaded_bytes_once - passing
+    passing += boxed * need.steps
     issued = loop.instructions * need.steps + loop.instructions_once
     cycles = 4 if target.lanes == 64 else 1
     flops = need.flops / programs if row.matrix else 0  # of a program
     peak = card.matrix_tflops * 1e12 / card.compute_units  # of a CU
     step = spilling * loop.instructions * DEPENDENT / clock + flops / need.steps / (peak * min(1, warps / card.simds))
-    if loop.loaded_bytes:
+    if loaded:
         step = max(step, (LATENCY_S + loop.loads_at * step) / ahead) if ahead else step + LATENCY_S
     parts = [
         need.bytes / (bandwidth * min(1, in_flight / (bandwidth * LATENCY_S))),

@@ -188,10 +188,10 @@ def gemm_blocks(
 ):  # fmt: skip
     """Program (i, j): tile i of BT tokens by BN rows, the j-th `steps` of its steps of BU units; each has some.
 
-    Tiles of the same rows follow each other, so that memory is read once. PARTS: sums go to `out` [programs, T, N] as they are;
-    else a program has all steps. GROUPS: warpgroups multiply. x, quants and high are arrays, or descriptors of such (launch.descriptor), whose boxes are a
-    step's. WHOLE: a row has whole steps. WIDE: a lane loads scales of several units at once, and nothing for tokens beyond
-    the last (all programs would ask for the last one's bytes at once); else the last token again, which takes no mask.
+    Tiles of the same rows follow each other, so that memory is read once. x, quants and high are arrays, or descriptors of such
+    (launch.descriptor), whose boxes are a step's. PARTS: sums go to `out` [programs, T, N] as they are; else a program has all steps.
+    WHOLE: a row has whole steps. GROUPS: warpgroups multiply. WIDE: a lane loads scales of several units at once, and nothing for
+    tokens beyond the last (all programs would ask for the last one's bytes at once); else the last token again, which takes no mask.
     """
     wait(EARLY)
     tiles = tl.cdiv(T, BT)
@@ -296,8 +296,10 @@ def products(x: Halves, weights: tuple[Matrix, ...], bias, residual, out: torch.
     """The same, but where programs share columns: then nothing is added to their sums, and out is not written."""
     (T, N), U = out.shape, -(-weights[0].columns // UNIT)
     tiles = [tuning.tile(gemm_blocks, tile_of(w.format, T), w.format.name, (w.rows, w.columns), T) for w in weights]
-    widest, most = max(zip(weights, tiles, strict=True), key=lambda pair: pair[0].rows)[1], max(at.BU for at in tiles)
-    share = cdiv(cdiv(U, most), splits_of(widest, N, T, U)) * most  # units of a program, the same for all
+    widest = max(range(len(weights)), key=lambda i: weights[i].rows)
+    # Units of a program: the same for all matrices, in whole steps of each, and some for the last program too.
+    step = max(at.BU for at in tiles)
+    share = cdiv(cdiv(U, step), splits_of(tiles[widest], N, T, U)) * step
     splits = cdiv(U, share)
     sums = scratch("parts", (splits, T, N), torch.float32, out) if splits > 1 else None
     if sums is not None:
@@ -320,7 +322,8 @@ def _launch(x: Halves, w: Matrix, at: GemmTile, bias, residual, out: torch.Tenso
         gemm_blocks, (cdiv(N, at.BN) * cdiv(T, at.BT), splits), values, x.largest, quants, high, *scales,
         bias, residual, out, T, N, U, share // at.BU, x.values.stride(0), *strides(residual, out), num_warps=at.num_warps,
         num_stages=at.num_stages, **DECODE[w.format]._asdict(), BT=at.BT, BN=at.BN, BU=at.BU, WHOLE=U % at.BU == 0,
-        PARTS=splits > 1, GROUPS=_is_group(at.num_warps, at.BN), WIDE=_is_wide(), **laid._asdict(), ISA=target.current().isa, early=T <= EARLY_TOKENS,
+        PARTS=splits > 1, GROUPS=_is_group(at.num_warps, at.BN), WIDE=_is_wide(), **laid._asdict(), ISA=target.current().isa,
+        early=T <= EARLY_TOKENS,
     )  # fmt: skip
 
 

@@ -76,6 +76,11 @@ def descriptor(array: torch.Tensor, box: tuple[int, int]) -> TensorDescriptor:
     return TensorDescriptor.from_tensor(array, list(box))
 
 
+def box_bytes(argument: Any) -> int:
+    """Bytes of a descriptor's box; 0 for what is none."""
+    return argument.base.itemsize * math.prod(argument.block_shape) if isinstance(argument, TensorDescriptor) else 0
+
+
 class Copy(NamedTuple):
     """An array's bytes to another of its shape, on the device or in the host's pinned memory."""
 

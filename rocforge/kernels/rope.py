@@ -183,8 +183,6 @@ def rope_store(
     head_dim: int,
     layout: str,
     eps: float,
-    parts: Parts | None = None,
-    bias: "torch.Tensor | None" = None,
 ) -> None:
     """Norm and rotate q and k, write k and v to the cache (RoPE: Su et al., arXiv 2104.09864).
 
@@ -193,10 +191,17 @@ def rope_store(
     float32 [D] or both None: RMSNorm of each head. k_cache, v_cache [pages, G, PAGE, D] in float32 or
     float16, or a Q8Cache: token t goes to page page_table[sequences[t], positions[t] // PAGE], row
     positions[t] % PAGE; one whose position is below 0 is not stored.
-
-    With `parts` qkv is still to be made: it is the product whose parts they are + bias float32 [(H+2G) D] or None. Of its v
-    nothing need be written.
     """
+    heads_of = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
+    store(None, None, qkv, table, positions, sequences, page_table, q_norm, k_norm, k_cache, v_cache, **heads_of, layout=layout, eps=eps)
+
+
+def store(
+    parts: Parts | None, bias: "torch.Tensor | None", qkv, table, positions, sequences, page_table, q_norm, k_norm, k_cache, v_cache,
+    *, heads: int, kv_heads: int, head_dim: int, layout: str, eps: float,
+) -> None:  # fmt: skip
+    """rope_store(); with `parts` of a qkv that is still to be made: it is the product whose parts they are + bias float32
+    [(H+2G) D] or None. Of its v no more is written than the cache's."""
     T, half, D = len(qkv), table.shape[1] // 2, head_dim
     assert qkv.is_contiguous() and qkv.shape[1] == (heads + 2 * kv_heads) * D, (qkv.shape, heads)
     assert (q_norm is None) == (k_norm is None), "a norm for q and none for k, or the other way round"

@@ -38,14 +38,18 @@ kernel:
         /*00b0*/                   STL [R1], R4 ;
         /*00c0*/                   EXIT ;
 .L_x_2:
-        /*00d0*/                   BRA `(.L_x_2);
-        /*00e0*/                   NOP ;
+        /*00d0*/                   SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR9+0x35000], R15 ;
+        /*00e0*/              @!P0 BRA `(.L_x_2) ;
+        /*00f0*/                   BRA `(.L_x_1) ;
+.L_x_3:
+        /*0100*/                   BRA `(.L_x_3);
+        /*0110*/                   NOP ;
 """
 
 
 def test_nvidia_s_code_is_read():
     assert loop_of_sass(SASS) == Loop(
-        instructions=8, loaded_bytes=21, instructions_once=6, loaded_bytes_once=8, passing_bytes=16, passing_bytes_once=0,
+        instructions=8, loaded_bytes=21, instructions_once=9, loaded_bytes_once=8, passing_bytes=16, passing_bytes_once=0,
         loads_at=0.5,
     )  # fmt: skip
     found = assembly.sass(SASS)
@@ -99,7 +103,8 @@ for name, key in KEYS.items():
     row, loop = range_._code(key, made)
     need = cost.work(key, made)
     bound_us = 1e6 * max(need.bytes / (range_.card.gb_per_s * 1e9), need.flops / (range_.card.matrix_tflops * 1e12))
-    found[name] = {"row": asdict(row), "loop": asdict(loop), "us": us, "bound_us": bound_us}
+    boxed = cost.boxed_bytes(key, made, nvidia("sm90"))
+    found[name] = {"row": asdict(row), "loop": asdict(loop), "us": us, "bound_us": bound_us, "boxed_bytes": boxed}
 print(json.dumps(found))
 """
 
@@ -121,8 +126,12 @@ def test_compiled_code_is_read(compiled):
     for product in joined:
         assert product["row"]["dot"] % 16 == 0 < product["row"]["dot"] and not product["row"]["matrix"]
     for product in (gemm, plain):
-        assert product["row"]["matrix"] and product["row"]["lds_bytes"] and product["loop"]["loads_at"] > 0.5
-        assert 0.9 * product["loop"]["loaded_bytes"] < product["loop"]["passing_bytes"] <= product["loop"]["loaded_bytes"]
+        loop, boxed = product["loop"], product["boxed_bytes"]
+        assert product["row"]["matrix"] and product["row"]["lds_bytes"]
+        assert loop["loads_at"] > (0.3 if boxed else 0.5), "what the next steps need is asked for when this one's is there"
+        assert 0.9 * (loop["loaded_bytes"] + boxed) < loop["passing_bytes"] + boxed <= loop["loaded_bytes"] + boxed
+    # Of 64 tokens by 128 rows and 4 units: 2 bytes an activation, half a byte a weight, 128 lanes.
+    assert gemm["boxed_bytes"] == (2 * 64 + 128 // 2) * 4 * 64 / 128 and not plain["boxed_bytes"]
     assert norm["loop"]["instructions"] == 0 < norm["loop"]["instructions_once"]
     for each in compiled.values():
         assert not each["row"]["spills"] and 16 < each["row"]["vgprs"] <= 255 and 1 < each["row"]["waves_per_simd"] <= 16
