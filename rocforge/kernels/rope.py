@@ -209,7 +209,6 @@ def store(
     launch(
         rope_store_heads, (T, heads + 2 * kv_heads), qkv, *(parts or (None, None)), bias, table, positions, sequences, page_table,
         q_norm, k_norm, *caches, T, len(parts.sums) if parts else 0, page_table.shape[1], heads, kv_heads, half, float(eps),
-        num_warps=HEAD_WARPS,
-        HALVES=LAYOUTS.index(layout) == 1, D=D, PAGE=caches[0].shape[2], BP=next_power_of_2(half),
+        num_warps=HEAD_WARPS, HALVES=LAYOUTS.index(layout) == 1, D=D, PAGE=caches[0].shape[2], BP=next_power_of_2(half),
         BR=next_power_of_2(max(1, D - 2 * half)), BB=next_power_of_2(max(1, D // Q8_BLOCK)),
     )  # fmt: skip
