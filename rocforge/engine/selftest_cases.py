@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rocforge.gguf.formats import F32, Q3_K, Q4_K, Q6_K, Q8, Q8_0, SUPPORTED, Format, Q8Cache
+from rocforge.gguf.formats import BF16, F32, Q3_K, Q4_K, Q6_K, Q8, Q8_0, SUPPORTED, Format, Q8Cache
 from rocforge.plan.ir import PAGE
 
 
@@ -337,13 +337,18 @@ def _embed(rng) -> Iterator[Case]:
         yield Case("embed", str(format), arguments, {"out": (0, off)})
 
 
+# Formats whose products of many tokens are tried in large tiles too.
+_WIDE = (Q4_K, Q6_K, Q8_0, BF16)
+
+
 def _linear(rng) -> Iterator[Case]:
     """Exact results are simple enough here: where a GPU is tried, the CPU's kernels need not be compiled for each format."""
     for format in SUPPORTED:
         K = 100 if format.is_float else 256 + 256 % format.block
-        weights = blocks(rng, format, 37, K)
-        rows = rows_of(weights).astype(np.float64)
-        for T in (2, 20):  # few tokens and many have kernels of their own
+        # Few tokens and many have kernels of their own; and the largest tiles, in which most is under way at once.
+        for T, N, K in ((2, 37, K), (20, 37, K), *([(300, 150, 1024)] if format in _WIDE else [])):
+            weights = blocks(rng, format, N, K)
+            rows = rows_of(weights).astype(np.float64)
             x = _normal(rng, T, K) if format.is_float else _random_q8(rng, T, K)
             float_x = x if format.is_float else x.values * np.repeat(x.scales, 32, 1)
             # Of the sum of magnitudes. Few tokens: exact integers, some twenty float32 roundings, or K of
@@ -352,9 +357,9 @@ def _linear(rng) -> Iterator[Case]:
             relative = (2.0**-16, 2.0**-12)[T > 2] if format.is_float else (2.0**-17, 2.0**-8)[T > 2]
             magnitudes = np.abs(float_x) @ np.abs(rows).T
             scale = np.float32(magnitudes.mean())
-            bias, residual = scale * _normal(rng, 37), scale * _normal(rng, T, 37)
+            bias, residual = scale * _normal(rng, N), scale * _normal(rng, T, N)
             off = relative * magnitudes + 4 * ULP * (np.abs(bias) + np.abs(residual))
-            arguments = {"x": x, "weights": (weights,), "bias": bias, "residual": residual, "out": _empty(T, 37)}
+            arguments = {"x": x, "weights": (weights,), "bias": bias, "residual": residual, "out": _empty(T, N)}
             exact = {"out": float_x @ rows.T + bias + residual}
             yield Case("linear", f"{format}, {T} tokens", arguments, {"out": (0, off)}, exact)
 

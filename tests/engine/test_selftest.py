@@ -31,15 +31,16 @@ def cases_of(op, *words):
 def test_every_kernel_is_tested():
     kinds = {kind for kind, contract in CONTRACTS.items() if contract.launched}
     assert set(CASES) == kinds | {"chain", "penalize", "sample"}
-    for op, per_format in (("embed", 1), ("linear", 2)):
-        assert len(cases_of(op)) == per_format * len(SUPPORTED)
+    wide = [case for case in cases_of("linear") if case.what.endswith(" 300 tokens")]
+    assert len(cases_of("embed")) == len(SUPPORTED) and len(cases_of("linear")) == 2 * len(SUPPORTED) + len(wide)
+    assert {case.what.split(",")[0] for case in wide} == {"Q8_0", "Q4_K", "Q6_K", "BF16"}, "in which large tiles are tried"
 
 
 @pytest.mark.parametrize("op", CASES)
 def test_right_kernels_pass(op):
     """In the interpreter, which is slow: of the formats a few. Whatever is computed, twice the same."""
     make_room("triton")
-    words = {"linear": ("Q4_K", "Q8_0", "F16"), "chain": ("rope_store", JOINED, "norms of"), "embed": ("Q5_0", "Q6_K", "BF16"), "sample": ("5 rows of 300",)}
+    words = {"linear": ("Q4_K, 2", "Q8_0", "F16"), "chain": ("rope_store", JOINED, "norms of"), "embed": ("Q5_0", "Q6_K", "BF16"), "sample": ("5 rows of 300",)}
     assert self_test("cpu", cases=cases_of(op, *words.get(op, ()))) is None
 
 
