@@ -146,10 +146,37 @@ def test_programs_that_share_columns(room, format):
         check(room, x, data, format)
 
 
-SIZES = [(1, 4096, 4096), (1, 1000, 14336), (4, 2048, 2048), (8, 896, 896), (16, 1000, 14336), (64, 4096, 4096), (300, 1000, 896)]
+# Of tokens up to 512 each number that has a tile of its own somewhere.
+SIZES = [
+    (1, 4096, 4096), (1, 1000, 14336), (4, 2048, 2048), (8, 896, 896), (16, 1000, 14336), (32, 1000, 4096), (64, 4096, 4096),
+    (128, 1000, 4096), (300, 1000, 896), (512, 1000, 4096),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """What these sizes launch, compiled side by side: one after the other takes minutes."""
+    import torch
+
+    from rocforge.gguf.formats import Q8
+    from rocforge.kernels import launch, layout
+    from rocforge.kernels.matmul import linear
+
+    make_room("gpu")
+    empty = lambda *shape, dtype=torch.float32: torch.empty(shape, dtype=dtype, device="cuda")
+    q8 = lambda T, K: Q8(empty(T, K, dtype=torch.int8), empty(T, K // 32), empty(T, K // 16, dtype=torch.int16))
+    launches = {}
+    for format in SUPPORTED:
+        for T, N, K in (size for size in SIZES if size[2] % format.block == 0):
+            with launch.record() as program:
+                w = layout.empty(format, N, K, torch.device("cuda"))
+                linear(empty(T, K) if format.is_float else q8(T, K), (w,), None, None, empty(T, N))
+            launches |= {made.key: made for made in program.launches}
+    launch.compile_all(map(launch.Kernel, launches.values()))
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize(("T", "N", "K"), SIZES)
 @pytest.mark.parametrize("format", SUPPORTED, ids=str)
 def test_real_sizes_and_races(format, T, N, K):
