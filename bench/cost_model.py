@@ -24,6 +24,7 @@ from rocforge.commands.machine import describe
 from rocforge.commands.tables import render, sizes
 from rocforge.commands.tune import JOBS
 from rocforge.engine.selftest import verdict
+from rocforge.errors import DeviceError
 from rocforge.engine.tune import PRUNE, OutOfTime, Subject, medians_us
 from rocforge.probe import book, choose
 from rocforge.probe.tuned import Key, Tile, Unfit, words
@@ -215,7 +216,10 @@ def main(model, tokens, budget, measured, as_json):
         job = Measured(measured)
         compared, machine = job.compare, job.machine
     else:
-        device = choose("gpu", verdict=verdict)
+        try:
+            device = choose("gpu", verdict=verdict)
+        except DeviceError as error:
+            raise click.ClickException(str(error)) from None
         job = JOBS["gpu"](model=model, tokens=tokens, kv_format="f16", target=None)
         compared, machine = lambda *of: compare(job.range, *of), describe(device)
     if job.range.card is None:
