@@ -148,7 +148,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, out: "torch.Tensor | Q8", *,
     assert x.is_contiguous() and weight.shape == (N,), (x.shape, x.stride(), weight.shape)
     if isinstance(out, Q8):
         blocks, at = next_power_of_2(N // 32), tuning.tile(rms_norm_q8, tile(N), "", (N,), T)
-        launch(rms_norm_q8, (T,), x, weight, *out, N, float(eps), num_warps=min(MOST_WARPS, 2 * at.num_warps), fuses=False, BB=blocks)
+        launch(rms_norm_q8, (T,), x, weight, *out, N, float(eps), num_warps=at.num_warps, fuses=False, BB=blocks)
     else:
         width, at = next_power_of_2(N), tuning.tile(rms_norm_f32, tile(N), "", (N,), T)
-        launch(rms_norm_f32, (T,), x, weight, out, N, float(eps), num_warps=min(MOST_WARPS, 2 * at.num_warps), fuses=False, BN=width)
+        launch(rms_norm_f32, (T,), x, weight, out, N, float(eps), num_warps=at.num_warps, fuses=False, BN=width)

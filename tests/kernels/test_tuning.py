@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import subprocess
+import sys
 
 import pytest
 
@@ -20,7 +22,9 @@ from rocforge.kernels.inspect import Row  # noqa: E402
 from rocforge.kernels.target import AMD, nvidia, use  # noqa: E402
 from rocforge.llm import draw  # noqa: E402
 from rocforge.probe import book, tuned  # noqa: E402
+from rocforge.probe.compiler import child_environment  # noqa: E402
 from rocforge.probe.tuned import Entry, Key  # noqa: E402
+from tests.paths import ROOT  # noqa: E402
 
 KEY = Key("gemv_blocks", "Q4_K", (64, 256), 1)
 DEFAULT = {"BN": 16, "BU": 4, "num_warps": 1, "programs": 16}
@@ -345,3 +349,34 @@ def test_a_plan_s_tiles_and_their_origin():
 def test_random_blocks_are_numbers():
     for format in (F16, Q4_K, Q8_0):
         assert torch.isfinite(trials._row_norms(random_blocks(format, 3, 256), format, 256, torch.device("cpu"))).all()
+
+
+WARPS = """
+from rocforge.kernels import trials
+from rocforge.kernels.launch import record
+from rocforge.kernels.target import AMD, use
+from rocforge.probe import book
+from rocforge.probe.tuned import Key
+
+for kernel, format, shape, tokens in (
+    ("rms_norm_q8", "", (4096,), 1), ("rms_norm_f32", "", (4096,), 1), ("swiglu_q8", "", (4096,), 1), ("quantize_rows", "", (4096,), 1),
+    ("gemv_blocks", "Q4_K", (4096, 4096), 1), ("gemm_blocks", "Q4_K", (4096, 4096), 64), ("gemm_plain", "F16", (4096, 4096), 512),
+    ("attend_split", "f16", (128, 4, 8), 1), ("attend_tile", "f16", (128, 4, 8), 512),
+):
+    key = Key(kernel, format, shape, tokens)
+    with use(AMD["gfx942"]):
+        with book.watch() as found, record():
+            trials.make(key, "meta").call(0)
+        default = book.as_dict(next(choice.default for choice in found if choice.key == key))
+        for warps in (1, 2, 4):
+            with book.use(book.Tried(key, {**default, "num_warps": warps})), record() as program:
+                trials.make(key, "meta").call(0)
+            launched = next(made for made in trials.launches_of(key, program) if made.kernel.__name__ == kernel)
+            if launched.options["num_warps"] != warps:
+                print(kernel, warps, launched.options["num_warps"])
+"""
+
+
+def test_a_tile_s_warps_are_what_is_launched():
+    ran = subprocess.run([sys.executable, "-c", WARPS], cwd=ROOT, env=child_environment(), capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (0, ""), ran.stdout + ran.stderr[-2000:]
