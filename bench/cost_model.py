@@ -24,8 +24,8 @@ from rocforge.commands.machine import describe
 from rocforge.commands.tables import render, sizes
 from rocforge.commands.tune import JOBS
 from rocforge.engine.selftest import verdict
-from rocforge.errors import DeviceError
 from rocforge.engine.tune import PRUNE, OutOfTime, Subject, medians_us
+from rocforge.errors import DeviceError
 from rocforge.probe import book, choose
 from rocforge.probe.tuned import Key, Tile, Unfit, words
 

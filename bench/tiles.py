@@ -8,6 +8,7 @@ parts; where `tune` tries only what lies around the default, any can be tried he
 else: then something is wrong. Nothing is kept.
 """
 
+import contextlib
 import json
 import os
 import statistics
@@ -78,22 +79,25 @@ def made_for(keys: Sequence[Key]) -> list[book.Choice]:
     return [asked[key] for key in keys]
 
 
-def compile_all(range_, choices: Sequence[book.Choice], tiles: Sequence[Tile], progress: Progress) -> None:
-    """Side by side. What does not compile says so when it is timed."""
+def compile_all(range_, tiles_of: Sequence[tuple[book.Choice, Sequence[Tile]]], index: int, progress: Progress) -> None:
+    """Side by side, for GPU `index`. What does not compile says so when it is timed."""
+    import torch
+
     from rocforge.kernels import trials
 
-    def compile_one(choice: book.Choice, tile: Tile) -> None:
-        try:
-            for made in trials.launches_of(choice.key, range_._recorded(choice.key, tile)):
-                made.compiled()
-        except Exception:  # what Triton raises has no common base
-            pass
+    launches = {}
+    for choice, tiles in tiles_of:
+        for tile in tiles:
+            with contextlib.suppress(Exception):  # what Triton raises has no common base
+                launches |= {made.key: made for made in trials.launches_of(choice.key, range_._recorded(choice.key, tile))}
+
+    def compile_one(made: Any) -> None:
+        with contextlib.suppress(Exception), torch.cuda.device(index):
+            made.compiled()
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        jobs = [pool.submit(compile_one, choice, tile) for choice in choices for tile in tiles]
-        for done, job in enumerate(jobs, 1):
-            job.result()
-            progress("compile", done, len(jobs))
+        for done, _ in enumerate(pool.map(compile_one, launches.values()), 1):
+            progress("compile", done, len(launches))
 
 
 def times(range_, choice: book.Choice, tiles: Sequence[Tile]) -> list[dict[str, Any]]:
@@ -133,18 +137,22 @@ def main(formats, shapes, tokens, tiles, as_json: bool) -> None:
     torch.cuda.set_device(chosen.index)
     choices = made_for(keys_of(formats, shapes, tokens))
     range_ = DeviceRange(choices, chosen.name, random_blocks)
+    defaults = [book.as_dict(choice.default) for choice in choices]
+    wanted = [(choice, [first, *(tile for tile in tiles if tile != first)]) for choice, first in zip(choices, defaults, strict=True)]
     results = []
-    with Progress() as progress:
-        wanted = lambda choice: [book.as_dict(choice.default), *(t for t in tiles if t != book.as_dict(choice.default))]
-        compile_all(range_, choices, tiles, progress)
-        for done, choice in enumerate(choices):
-            progress("time", done, len(choices))
-            results += [{**choice.key._asdict(), **row} for row in times(range_, choice, wanted(choice))]
+    try:
+        with Progress() as progress:
+            compile_all(range_, wanted, chosen.index, progress)
+            for done, (choice, its_tiles) in enumerate(wanted):
+                progress("time", done, len(wanted))
+                results += [{**choice.key._asdict(), **row} for row in times(range_, choice, its_tiles)]
+    except KeyboardInterrupt:
+        click.echo(f"stopped: {len(results)} tiles are timed", err=True)
     if as_json:
         click.echo(json.dumps({"machine": describe(chosen), "results": results}))
         return
     cells = [
-        (r["format"], sizes(r["shape"]), str(r["tokens"]), words(r["tile"]), f"{r['us']:.1f}" if "us" in r else "", r.get("fault", "")[:60])
+        (r["format"], sizes(r["shape"]), str(r["tokens"]), words(r["tile"]), f"{r['us']:.1f}" if "us" in r else "", r.get("fault", ""))
         for r in results
     ]  # fmt: skip
     click.echo(render(("format", "shape", "tokens", "tile", "us", ""), cells, right=("tokens", "us")))

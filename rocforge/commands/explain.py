@@ -162,7 +162,8 @@ def _print_tiles(found: dict[str, Any]) -> None:
     click.echo(render(columns, cells, right=("count", "us", "all us")))
     if is_predicted:
         total_us = sum(row["launches"] * row["predicted_us"] for row in found["tiles"])
-        click.echo(f"predicted, not measured: {total_us / 1e3:.2f} ms for these launches; not counted: RoPE, what has no tile, and the time between them")
+        left_out = "RoPE, what has no tile, and the time between them"
+        click.echo(f"predicted, not measured: {total_us / 1e3:.2f} ms for these launches; not counted: {left_out}")
 
 
 def _print_analysis(found: dict[str, Any]) -> None:

@@ -156,12 +156,12 @@ class Backend:
             LAUNCHERS[kind](**given)
             yield 1
 
-    def is_kept(self, name: str) -> bool:
-        """Whether no kernels of this name need be compiled before the first launch: here they are loaded before it, at the least."""
+    def is_kept(self, what: Any) -> bool:
+        """Whether no kernels of this need be compiled before the first launch: here they are loaded before it, at the least."""
         return False
 
     def compile(
-        self, kernels: Iterable[threads.Kernel], report: Callable[[int, int], None] | None = None, name: str | None = None
+        self, kernels: Iterable[threads.Kernel], report: Callable[[int, int], None] | None = None, what: Any = None
     ) -> None:
         """Now, rather than with their first launch; report(done, total)."""
         compiling.compile_all(kernels, self.team.n, report)

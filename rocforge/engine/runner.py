@@ -4,7 +4,6 @@ Knows no requests and no text. There is one program for each (T, R, P) of ir.py,
 that the longest sequence of a batch may have, so that a short one pays nothing for a long context.
 """
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -55,8 +54,8 @@ class Runner:
         be compiled, what lies between is recorded when it is needed."""
         most, rows, pages = (self.memory.sizes[name] for name in "TRP")
         sizes = [(1, 1, self._page_counts[0]), (most, rows, pages)]
-        name = hashlib.sha256(repr((self.plan.ops, self.memory.sizes)).encode()).hexdigest()
-        if not (is_kept := self.backend.is_kept(name)):
+        what = self.plan.ops, self.memory.sizes
+        if not (is_kept := self.backend.is_kept(what)):
             tokens = [1, *(n for n in self.backend.prompts if n < most)]
             # Of one token or a few the keys are split, into as many parts as their pages have use for.
             few = [(n, 1, p) for n in tokens[:2] for p in self._page_counts]
@@ -64,7 +63,7 @@ class Runner:
         programs = [*(self.program(*size) for size in sizes), self.backend.sampling(self._logits_of(1, 1))]
         if not is_kept:
             kernels = list(dict.fromkeys(k for program in programs for k in program.kernels))
-            self.backend.compile(kernels, lambda done, total: progress and progress("compile", done, total), name)
+            self.backend.compile(kernels, lambda done, total: progress and progress("compile", done, total), what)
 
     def load(self, progress: Progress | None = None) -> None:
         """Bring the weights to where a step reads them, and touch all memory that it writes."""

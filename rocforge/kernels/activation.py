@@ -41,13 +41,19 @@ def silu(x):
 
 
 @triton.jit
+def gated(x, t, f, F):
+    """silu(gate) * up of the values f of row t, 0 beyond the last."""
+    row = x + t * 2 * F
+    gate, up = tl.load(row + f, mask=f < F, other=0), tl.load(row + F + f, mask=f < F, other=0)
+    return silu(gate) * up
+
+
+@triton.jit
 def swiglu_f32(x, out, F, BF: tl.constexpr, EARLY: tl.constexpr):
     """Program (t, i): values i * BF .. of row t."""
     wait(EARLY)
     t, f = tl.program_id(0).to(tl.int64), tl.program_id(1) * BF + tl.arange(0, BF)
-    row = x + t * 2 * F
-    gate, up = tl.load(row + f, mask=f < F, other=0), tl.load(row + F + f, mask=f < F, other=0)
-    tl.store(out + t * F + f, silu(gate) * up, mask=f < F)
+    tl.store(out + t * F + f, gated(x, t, f, F), mask=f < F)
 
 
 @triton.jit
@@ -56,9 +62,7 @@ def swiglu_q8(x, values, scales, sums, F, BB: tl.constexpr, EARLY: tl.constexpr)
     wait(EARLY)
     t, block = tl.program_id(0).to(tl.int64), tl.program_id(1) * BB + tl.arange(0, BB)
     f = block[:, None] * 32 + tl.arange(0, 32)[None, :]
-    row = x + t * 2 * F
-    gate, up = tl.load(row + f, mask=f < F, other=0), tl.load(row + F + f, mask=f < F, other=0)
-    store_q8(silu(gate) * up, values + t * F, scales + t * (F // 32), sums + t * (F // 16), block, block < F // 32)
+    store_q8(gated(x, t, f, F), values + t * F, scales + t * (F // 32), sums + t * (F // 16), block, block < F // 32)
 
 
 @triton.jit
@@ -67,14 +71,12 @@ def swiglu_halves(x, out, largest, F, out_stride, BB: tl.constexpr, MIX: tl.cons
     wait(EARLY)
     t, block = tl.program_id(0).to(tl.int64), tl.arange(0, BB)
     f = block[:, None] * 32 + tl.arange(0, 32)[None, :]
-    row = x + t * 2 * F
-    gate, up = tl.load(row + f, mask=f < F, other=0), tl.load(row + F + f, mask=f < F, other=0)
-    store_halves(silu(gate) * up, out + t * out_stride, largest + t, out_stride, MIX, PAIRED)
+    store_halves(gated(x, t, f, F), out + t * out_stride, largest + t, out_stride, MIX, PAIRED)
 
 
-def fits(F: int) -> bool:
-    """Whether one program holds a row of F values in its registers."""
-    return F <= MOST_COLUMNS
+def fits(gate_up: torch.Tensor) -> bool:
+    """Whether one program holds a row of what is made of it in its registers."""
+    return gate_up.shape[1] // 2 <= MOST_COLUMNS
 
 
 def to_halves(gate_up: torch.Tensor, order: Order) -> Halves:

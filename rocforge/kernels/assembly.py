@@ -57,9 +57,12 @@ class _Part:
             self.n += 1
 
 
-def _loop(asm: str, dialect: _Dialect) -> Loop:
-    """The loops of an assembly are its branches back; which is what a compiler makes of a loop. Not those from behind the program's
-    end, where NVIDIA's waits for boxes stand aside."""
+def _main_loop(asm: str, dialect: _Dialect) -> list[str]:
+    """The lines of the largest loop that has no loop within it; none without a loop.
+
+    Loops are branches back, which is what a compiler makes of them. Not those from behind the program's end, where NVIDIA's waits
+    for boxes stand aside.
+    """
     lines, labels, loops = asm.splitlines(), {}, []
     for i, line in enumerate(lines):
         if label := dialect.label.match(line):
@@ -68,14 +71,15 @@ def _loop(asm: str, dialect: _Dialect) -> Loop:
             labels.clear()
         elif (branch := dialect.branch.match(line)) and branch[1] in labels:
             loops.append((labels[branch[1]], i))
-
     innermost = [a for a in loops if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
-    code, main = _Part(lines, dialect), _Part([], dialect)
-    for first, last in innermost:
-        part = _Part(lines[first : last + 1], dialect)
-        # A branch to itself is no loop: NVIDIA's code ends with one, which is never reached.
-        if part.n > max(1, main.n):
-            main = part
+    sized = [(_Part(lines[first : last + 1], dialect).n, first, last) for first, last in innermost]
+    # A branch to itself is no loop: NVIDIA's code ends with one, which is never reached.
+    n, first, last = max(sized, key=lambda loop: loop[0], default=(0, 0, 0))
+    return lines[first : last + 1] if n > 1 else []
+
+
+def _loop(asm: str, dialect: _Dialect) -> Loop:
+    code, main = _Part(asm.splitlines(), dialect), _Part(_main_loop(asm, dialect), dialect)
     return Loop(
         instructions=main.n,
         loaded_bytes=main.loaded,
@@ -191,6 +195,11 @@ def disassembled(cubin: bytes) -> str:
 
 def loop_of_sass(asm: str) -> Loop:
     return _loop(asm, _SASS)
+
+
+def main_loop_of_sass(asm: str) -> list[str]:
+    """The lines of the loop that loop_of_sass counts."""
+    return _main_loop(asm, _SASS)
 
 
 def sass(asm: str) -> dict[str, int]:

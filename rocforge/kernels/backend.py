@@ -223,21 +223,25 @@ class Backend:
             return given
         return tuning.book_for(target.current())
 
-    def is_kept(self, name: str) -> bool:
-        """Whether `compile` has left all kernels of this name in a cache, and so none need be compiled before its first launch."""
+    def _keeps(self) -> bool:
+        """Whether kernels are what the databases make of them, in Triton's cache."""
+        return self._device.type == "cuda" and book.current() is None
+
+    def is_kept(self, what: Any) -> bool:
+        """Whether `compile` has left all kernels of this in a cache, and so none need be compiled before its first launch."""
         with self._chosen():
-            return self._device.type == "cuda" and book.current() is None and kept.is_kept(name)
+            return self._keeps() and kept.is_kept(what)
 
     def compile(
-        self, kernels: Iterable[launch.Kernel], report: Callable[[int, int], None] | None = None, name: str | None = None
+        self, kernels: Iterable[launch.Kernel], report: Callable[[int, int], None] | None = None, what: Any = None
     ) -> None:
-        """Now, rather than with their first launch; report(done, total). `name`: they are all of what is called so."""
+        """Now, rather than with their first launch; report(done, total). They are all that `what` launches, if it is given."""
         kernels = list(kernels)
         launch.compile_all(kernels, report)
         hashes = [kernel.hash for kernel in kernels]
-        if name and None not in hashes and self._device.type == "cuda" and book.current() is None:
+        if what is not None and None not in hashes and self._keeps():
             with self._chosen():
-                kept.keep(name, hashes)
+                kept.keep(what, hashes)
 
     def run(self, program: launch.Program) -> None:
         """Launch it; nothing is waited for."""

@@ -43,7 +43,7 @@ def launch_each(launchers: Mapping[str, Callable[..., None]], ops: Sequence[Boun
             n = 2
         elif kinds[:2] == ["rms_norm", "linear"] and _is_many(following[0]) and _is_read(given, following[0]):
             made = norm.to_halves(given["x"], given["weight"], given["eps"], _order(following[0]))
-        elif kinds[:2] == ["swiglu", "linear"] and _is_many(following[0]) and _is_read(given, following[0]) and _fits(given):
+        elif kinds[:2] == ["swiglu", "linear"] and _is_many(following[0]) and _is_read(given, following[0]) and activation.fits(given["gate_up"]):
             made = activation.to_halves(given["gate_up"], _order(following[0]))
         elif kinds[:2] == ["linear", "rope_store"] and _turns(given, following[0]):
             _linear_rope(given, following[0], x)
@@ -120,10 +120,6 @@ def _is_same(a: Any, b: Any) -> bool:
 def _is_read(op: dict[str, Any], linear: dict[str, Any]) -> bool:
     """Whether what an op gives is of 8 bits, and what the linear reads."""
     return _is_same(op["out"], linear["x"])
-
-
-def _fits(swiglu: dict[str, Any]) -> bool:
-    return activation.fits(swiglu["gate_up"].shape[1] // 2)
 
 
 def _passes(first: dict[str, Any], norm_: dict[str, Any], reader: dict[str, Any]) -> bool:

@@ -227,6 +227,15 @@ def gemm_blocks(
         finish(acc, ends, out, tokens, rows, T, N, out_stride)
 
 
+@triton.jit
+def joined(parts, largest, t, column, there, T, N, n_parts):
+    """What these columns of row t have of the product [T, N] whose Parts these are, in the columns' shape."""
+    acc = tl.zeros(column.shape, tl.float32)
+    for i in range(n_parts):
+        acc += tl.load(parts + (i * T + t) * N + column, mask=there, other=0)
+    return acc * tl.load(largest + t)
+
+
 @triton.jit(do_not_specialize=["T", "n_parts"])
 def add_parts(
     parts, largest, bias, residual, out, T, N, n_parts, residual_stride, out_stride, BN: tl.constexpr, EARLY: tl.constexpr
@@ -234,10 +243,7 @@ def add_parts(
     """Program (i, t): BN rows of token t."""
     wait(EARLY)
     rows, tokens = tl.program_id(0) * BN + tl.arange(0, BN), tl.program_id(1) + tl.arange(0, 1)
-    acc = tl.zeros((1, BN), tl.float32)
-    for i in range(n_parts):
-        acc += tl.load(parts + (i * T + tokens[:, None]).to(tl.int64) * N + rows[None, :], mask=(rows < N)[None, :], other=0)
-    acc *= tl.load(largest + tokens)[:, None]
+    acc = joined(parts, largest, tl.program_id(1).to(tl.int64), rows[None, :], (rows < N)[None, :], T, N, n_parts)
     ends = ends_of(bias, residual, tokens, rows, True, T, N, residual_stride)
     finish(acc, ends, out, tokens, rows, T, N, out_stride)
 

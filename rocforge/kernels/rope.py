@@ -6,7 +6,7 @@ import triton.language as tl
 
 from rocforge.gguf.formats import Q8_BLOCK, Q8Cache
 from rocforge.kernels.early import settled, wait
-from rocforge.kernels.gemm import Parts
+from rocforge.kernels.gemm import Parts, joined
 from rocforge.kernels.launch import launch
 from rocforge.kernels.norm import inverse_rms
 from rocforge.kernels.quantize import quantize_tile
@@ -64,10 +64,7 @@ def qkv_of(qkv, parts, largest, bias, t, column, mask, T, N, n_parts):
     if parts is None:
         return tl.load(qkv + t * N + column, mask=mask, other=0)
     else:
-        x = tl.zeros(column.shape, tl.float32)
-        for i in range(n_parts):
-            x += tl.load(parts + (i * T + t) * N + column, mask=mask, other=0)
-        x *= tl.load(largest + t)
+        x = joined(parts, largest, t, column, mask, T, N, n_parts)
         if bias is not None:
             x += tl.load(bias + column, mask=mask, other=0)
         return x

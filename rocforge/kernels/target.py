@@ -46,11 +46,15 @@ class Target:
     @property
     def begins_early(self) -> bool:
         """Whether a launch can begin while the one before it ends: see early.py."""
-        return self.backend == "cuda" and int(self.arch[2:]) >= 90
+        return self._is_hopper_or_later
 
     @property
     def has_tma(self) -> bool:
         """Whether one instruction copies a box of an array to shared memory (PTX's cp.async.bulk.tensor)."""
+        return self._is_hopper_or_later
+
+    @property
+    def _is_hopper_or_later(self) -> bool:
         return self.backend == "cuda" and int(self.arch[2:]) >= 90
 
     @property

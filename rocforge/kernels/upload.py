@@ -1,8 +1,8 @@
 """Weights from the mapped file to the device: through pinned buffers, repacked where they arrive (repack.py). Decides no layout.
 
 Three hands pass each piece on: threads have the system map what comes next, for a page that is not mapped yet costs more than
-its copy (an H100's host: 27 GB/s, 60 where it is; on two cores of an EPYC one thread maps 45 GB/s, two 84); one copies a piece into pinned memory, with all of torch's threads, since
-a single one reads slower than a bus carries; and the caller's sends it and has it repacked, on two streams in turn.
+its copy (an H100's host: 27 GB/s, 60 where it is), and one thread maps no faster; one copies a piece into pinned memory, with all of
+torch's threads, since a single one reads slower than a bus carries; and the caller's sends it and has it repacked, on two streams in turn.
 """
 
 import ctypes

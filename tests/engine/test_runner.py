@@ -76,12 +76,12 @@ class Kept(Backend):
         super().__init__(1)
         self.names, self.compiled = names, []
 
-    def is_kept(self, name):
-        return name in self.names
+    def is_kept(self, what):
+        return repr(what) in self.names
 
-    def compile(self, kernels, report=None, name=None):
-        self.compiled.append(name)
-        self.names.add(name)
+    def compile(self, kernels, report=None, what=None):
+        self.compiled.append(repr(what))
+        self.names.add(repr(what))
         super().compile(kernels, report)
 
 

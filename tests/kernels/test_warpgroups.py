@@ -19,6 +19,8 @@ from tests.paths import ROOT
 pytest.importorskip("torch", reason="torch is absent: launches are made for its tensors")
 pytest.importorskip("triton", reason="triton is absent: pip install triton")
 
+from rocforge.kernels import assembly  # noqa: E402
+
 COMPILE = """
 import sys
 import torch
@@ -46,16 +48,8 @@ NO_RESULT = {
 
 
 def loop_of(asm):
-    """(name, operands) of the instructions of the smallest loop that holds all products."""
-    lines = [line for line in asm.splitlines() if INSTRUCTION.search(line) or re.match(r"\s*\.L_x_\d+:", line)]
-    labels = {line.strip().rstrip(":"): i for i, line in enumerate(lines) if line.strip().startswith(".L_x")}
-    products = [i for i, line in enumerate(lines) if "HGMMA" in line]
-    loops = []
-    for i, line in enumerate(lines):
-        if (to := re.search(r"BRA.*?`\((\.L_x_\d+)\)", line)) and labels[to[1]] <= products[0] and i > products[-1]:
-            loops.append((i - labels[to[1]], labels[to[1]], i))
-    _, start, stop = min(loops)
-    found = (INSTRUCTION.search(line) for line in lines[start:stop])
+    """(name, operands) of the main loop's instructions."""
+    found = (INSTRUCTION.search(line) for line in assembly.main_loop_of_sass(asm))
     return [(each[1], each[2].strip()) for each in found if each]
 
 
