@@ -1,4 +1,4 @@
-"""Tiles of the products of many tokens on this GPU, those that one names: how the defaults in rocforge/kernels/gemm.py are found.
+"""Tiles of the products of many tokens on this GPU, those that one names, beside the defaults of rocforge/kernels/gemm.py.
 
     python bench/tiles.py --shape 28672x4096 --shape 4096x14336 --format Q4_K --format Q6_K --tokens 32 \\
         --tile 32,128,4,4,3,1 --tile 32,64,8,4,3,2 [--json]

@@ -60,8 +60,9 @@ class FloatsTile(NamedTuple):
 
 
 # By the target's family, ascending by BT: a step gets the first that has room for its tokens, or else the last. NVIDIA's are
-# measured on an H100 and an H200 (bench/tiles.py); AMD's are what registers and shared memory have room for. "lanes" are AMD's
-# targets without matrix units (gfx906, RDNA2), where a tile of the product has to stay in the lanes' registers.
+# measured on an H100 and an H200, those for more than 16 tokens before each step waited for its products (asm.settle_products);
+# bench/tiles.py times others. AMD's are what registers and shared memory have room for. "lanes" are AMD's targets without matrix
+# units (gfx906, RDNA2), where a tile of the product has to stay in the lanes' registers.
 TILES: dict[str, list[GemmTile]] = {
     "nvidia": [
         GemmTile(8, 32, 8, 2, 3, 4), GemmTile(16, 32, 8, 2, 2, 6), GemmTile(32, 128, 4, 4, 3, 1), GemmTile(64, 128, 4, 4, 3, 1),
