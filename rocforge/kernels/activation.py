@@ -8,8 +8,9 @@ import triton.language as tl
 
 from rocforge.gguf.formats import Q8
 from rocforge.kernels import halves, tuning
+from rocforge.kernels.columns import Order
 from rocforge.kernels.early import wait
-from rocforge.kernels.halves import Halves, Order, store_halves
+from rocforge.kernels.halves import Halves, store_halves
 from rocforge.kernels.launch import launch
 from rocforge.kernels.quantize import store_q8
 from rocforge.kernels.sizes import cdiv, next_power_of_2

@@ -71,29 +71,43 @@ def dot2(a0, a1, b, SECOND: tl.constexpr):
 
 
 @triton.jit
-def halves_of(words, ISA: tl.constexpr):
-    """float16 1024 + byte of each of the four bytes of the words, lowest first: exact, and no conversion.
+def halves_of(words, MASK: tl.constexpr, ISA: tl.constexpr):
+    """float16 (byte & MASK) * 2^-24 of each of the four bytes of the words, lowest first: exact, and no conversion.
 
-    A half's last bit is worth 1 from 1024 on: a byte below 0x64 is its fraction.
+    That is what a half is worth whose last bits these are, all others being 0.
     """
     if ISA == "ptx":
+        mask: tl.constexpr = f"{MASK * 0x00010001:#x}"
         return tl.inline_asm_elementwise(
-            """{
-            .reg .b32 low, high;
-            prmt.b32 low, $4, 0x64646464, 0x4140;
-            prmt.b32 high, $4, 0x64646464, 0x4342;
-            mov.b32 {$0, $1}, low;
-            mov.b32 {$2, $3}, high;
-            }""",
+            f"""{{
+            .reg .b32 even, odd;
+            and.b32 even, $4, {mask};
+            shr.u32 odd, $4, 8;
+            and.b32 odd, odd, {mask};
+            mov.b32 {{$0, $2}}, even;
+            mov.b32 {{$1, $3}}, odd;
+            }}""",
             "=h,=h,=h,=h,r", [words], dtype=(tl.float16,) * 4, is_pure=True, pack=1,
         )  # fmt: skip
     else:
-        return half_of(words), half_of(words >> 8), half_of(words >> 16), half_of(words >> 24)
+        return half_of(words, MASK), half_of(words >> 8, MASK), half_of(words >> 16, MASK), half_of(words >> 24, MASK)
 
 
 @triton.jit
-def half_of(words):
-    return ((words & 255) | 0x6400).to(tl.int16).to(tl.float16, bitcast=True)
+def half_of(words, MASK: tl.constexpr):
+    return (words & MASK).to(tl.int16).to(tl.float16, bitcast=True)
+
+
+@triton.jit
+def merged(upper, lower, MASK: tl.constexpr, ISA: tl.constexpr):
+    """The bits that MASK has in a byte from the words `lower`, all others from `upper`."""
+    mask: tl.constexpr = MASK * 0x01010101
+    if ISA == "ptx":
+        return tl.inline_asm_elementwise(
+            f"lop3.b32 $0, $1, $2, {mask}, 0xd8;", "=r,r,r", [upper, lower], dtype=tl.int32, is_pure=True, pack=1
+        )  # fmt: skip
+    else:
+        return (lower & mask) | (upper & ~mask)
 
 
 @triton.jit

@@ -20,6 +20,7 @@ from typing import Any
 from rocforge.gguf.formats import Q8
 from rocforge.kernels import activation, gemm, gemv, gemv_norm, gemv_rope, halves, norm, rope, target
 from rocforge.kernels.attention import rope_attention
+from rocforge.kernels.columns import Order
 from rocforge.kernels.halves import Halves
 from rocforge.kernels.matmul import linear_of_halves, linear_of_root
 from rocforge.kernels.norm import Root
@@ -109,7 +110,7 @@ def _is_many(linear: dict[str, Any]) -> bool:
     return isinstance(x, Q8) and len(x.values) > gemv.most_tokens()
 
 
-def _order(linear: dict[str, Any]) -> halves.Order:
+def _order(linear: dict[str, Any]) -> Order:
     return gemm.order(len(linear["x"].values))
 
 

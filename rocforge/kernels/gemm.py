@@ -2,18 +2,14 @@
 
     out[t, n] = largest[t] * sum over k of  w[n, k] * halves[t, k]                            sums in float32
 
-halves and largest are of halves.py. Blocks become float16 in registers, a step's worth at a time, in arithmetic of float16:
-
-    w[n, k] = S * (value[n, k] - OFFSET) + M        S = f16(d * scale), M = f16(m * min), of k's group
-
-so scales and weights must be below 65504. F16 weights are as they are; BF16 and F32 weights and their activations are
-multiplied in parts of bfloat16.
+halves and largest are of halves.py; blocks become float16 in registers, a step's worth at a time (weights.py). F16 weights are as
+they are; BF16 and F32 weights and their activations are multiplied in parts of bfloat16.
 
 Where there are too few tiles of the result for all compute units, programs share the columns of a tile; `add_parts` then
 adds their sums in the order of the columns.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -21,14 +17,16 @@ import triton.language as tl
 
 from rocforge.gguf.formats import F16, Format
 from rocforge.kernels import halves, target, tuning
-from rocforge.kernels.asm import halves_of, settle_products
-from rocforge.kernels.decode import DECODE, byte_of
+from rocforge.kernels.asm import settle_products
+from rocforge.kernels.columns import MOST_MIX, Order
+from rocforge.kernels.decode import DECODE
 from rocforge.kernels.early import wait
 from rocforge.kernels.finish import apart, ends_of, finish, strides
-from rocforge.kernels.halves import MOST_MIX, Halves, Order, mixed
+from rocforge.kernels.halves import Halves
 from rocforge.kernels.launch import descriptor, launch, scratch
 from rocforge.kernels.layout import ONES, PLANES, UNIT, Matrix
 from rocforge.kernels.sizes import cdiv
+from rocforge.kernels.weights import LIFTED, columns_of, units_of, weights_of
 
 
 class GemmTile(NamedTuple):
@@ -94,9 +92,6 @@ FLOATS: dict[str, list[FloatsTile]] = {
     "interpreter": [FloatsTile(32, 32, 32, 1, 1)],
 }
 
-# 128 more in each byte: what was signed then is not.
-FLIP = tl.constexpr(-0x7F7F7F80)
-
 # Programs that share a tile's columns at the most, steps that each of them has at the least, and as many steps as its
 # start and its end take on an H100.
 MOST_SPLITS, LEAST_STEPS, START_STEPS = 8, 2, 3
@@ -127,40 +122,6 @@ def sizes() -> tuple[int, ...]:
 
 
 @triton.jit
-def weights_of(
-    words, d, scales, m, mins, I: tl.constexpr,
-    OFFSET: tl.constexpr, SCALED: tl.constexpr, MINS: tl.constexpr, SIGNED: tl.constexpr, ISA: tl.constexpr,
-):  # fmt: skip
-    """One group's weights of each unit, float16 [BN, BU, word 4, byte % 2, byte // 2]. Scale and min are byte I of theirs.
-
-    Nothing here moves a value to another lane, so the compiler may do all of it where the matrix instructions want their
-    operands: between shared memory, where words lie, and them.
-    """
-    if SIGNED:
-        words = words ^ FLIP
-    b0, b1, b2, b3 = halves_of(words, ISA)
-    w = tl.join(tl.join(b0, b1), tl.join(b2, b3)) - (1152 if SIGNED else 1024 + OFFSET)
-    if SCALED:
-        d *= byte_of(scales, I)
-        m *= byte_of(mins, I)
-    w *= d.to(tl.float16)[:, :, None, None, None]
-    if MINS:
-        w += m.to(tl.float16)[:, :, None, None, None]
-    return w
-
-
-@triton.jit
-def columns_of(w0, w1, w2, w3, MIX: tl.constexpr, PAIRED: tl.constexpr):
-    """The four groups' weights as rows of columns, [BN, BU * 64] in the order of `halves`."""
-    BN: tl.constexpr = w0.shape[0]
-    BU: tl.constexpr = w0.shape[1]
-    w = tl.join(tl.join(w0, w1), tl.join(w2, w3))  # [BN, BU, word, byte % 2, byte // 2, group % 2, group // 2]
-    w = tl.permute(w, (0, 1, 6, 5, 2, 4, 3))
-    w = mixed(tl.reshape(w, (BN * BU // MIX, MIX, 2, 2, MIX, 4 // MIX, 2, 2)), MIX, PAIRED)
-    return tl.reshape(w, (BN, BU * 64))
-
-
-@triton.jit
 def step_of(x, first_token, tokens, first, T, x_stride, BU: tl.constexpr, WHOLE: tl.constexpr, WIDE: tl.constexpr):
     """The activations of the units from `first` on, float16 [BU * 64, tokens]."""
     if isinstance(x, tl.tensor_descriptor):
@@ -181,9 +142,9 @@ def step_of(x, first_token, tokens, first, T, x_stride, BU: tl.constexpr, WHOLE:
 
 @triton.jit(do_not_specialize=["T", "steps"])
 def gemm_blocks(
-    x, largest, quants, high, scales_, supers, bias, residual, out, T, N, U, steps, x_stride, residual_stride, out_stride,
-    read_values: tl.constexpr, values: tl.constexpr, read_scales: tl.constexpr, scales: tl.constexpr, OFFSET: tl.constexpr,
-    SCALED: tl.constexpr, HALVES: tl.constexpr, MINS: tl.constexpr, SIGNED: tl.constexpr, BT: tl.constexpr,
+    x, largest, quants, high, scales_, supers, bounds, bias, residual, out, T, N, U, steps, x_stride, residual_stride, out_stride,
+    read_values: tl.constexpr, lifted: tl.constexpr, MASK: tl.constexpr, LIFTS: tl.constexpr, read_scales: tl.constexpr,
+    scales: tl.constexpr, OFFSET: tl.constexpr, SCALED: tl.constexpr, HALVES: tl.constexpr, MINS: tl.constexpr, SIGNED: tl.constexpr, BT: tl.constexpr,
     BN: tl.constexpr, BU: tl.constexpr, WHOLE: tl.constexpr, PARTS: tl.constexpr, GROUPS: tl.constexpr, WIDE: tl.constexpr,
     MIX: tl.constexpr, PAIRED: tl.constexpr, ISA: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
@@ -205,20 +166,26 @@ def gemm_blocks(
     # end before the next.
     tl.assume(begin < end)
 
+    # Loaded a row each: what is the same for all, Triton would not move to where the matrix instructions want their operands.
+    up, unit = units_of(tl.load(bounds + top + row))
+    up = up[:, None]
     acc = tl.zeros((BN, BT), tl.float32)
     for first in range(begin, end, BU):
         if GROUPS:
             settle_products(first, ISA)
         end_of_row = None if WHOLE else U
-        q0, q1, q2, q3 = values(read_values(quants, high, top, row, first, end_of_row, U, BU, WIDE), ISA)
+        q0, q1, q2, q3 = lifted(read_values(quants, high, top, row, first, end_of_row, U, BU, WIDE), ISA)
         d0, d1, m0, m1, s, n = scales(read_scales(scales_, supers, top, row, first, end_of_row, U, BU, WIDE))
+        d0, d1 = d0 * up, d1 * up
+        if MINS:
+            m0, m1 = m0 * (up * 2.0**-24), m1 * (up * 2.0**-24)
         y = step_of(x, first_token, tokens, first, T, x_stride, BU, WHOLE, WIDE)
-        w0 = weights_of(q0, d0, s, m0, n, 0, OFFSET, SCALED, MINS, SIGNED, ISA)
-        w1 = weights_of(q1, d0, s, m0, n, 0 if HALVES else 1, OFFSET, SCALED, MINS, SIGNED, ISA)
-        w2 = weights_of(q2, d1, s, m1, n, 1 if HALVES else 2, OFFSET, SCALED, MINS, SIGNED, ISA)
-        w3 = weights_of(q3, d1, s, m1, n, 1 if HALVES else 3, OFFSET, SCALED, MINS, SIGNED, ISA)
+        w0 = weights_of(q0, d0, s, m0, n, 0, 0, MASK, LIFTS, OFFSET, SCALED, MINS, SIGNED, ISA)
+        w1 = weights_of(q1, d0, s, m0, n, 1, 0 if HALVES else 1, MASK, LIFTS, OFFSET, SCALED, MINS, SIGNED, ISA)
+        w2 = weights_of(q2, d1, s, m1, n, 2, 1 if HALVES else 2, MASK, LIFTS, OFFSET, SCALED, MINS, SIGNED, ISA)
+        w3 = weights_of(q3, d1, s, m1, n, 3, 1 if HALVES else 3, MASK, LIFTS, OFFSET, SCALED, MINS, SIGNED, ISA)
         acc = tl.dot(columns_of(w0, w1, w2, w3, MIX, PAIRED), y, acc)
-    acc = tl.trans(acc)
+    acc = tl.trans(acc * unit[:, None])
     if PARTS:
         to = out + (tl.program_id(1) * T + tokens[:, None]).to(tl.int64) * out_stride + rows[None, :]
         tl.store(to, acc, mask=(tokens < T)[:, None] & (rows < N)[None, :])
@@ -290,6 +257,13 @@ def splits_of(at: GemmTile, rows: int, tokens: int, units: int) -> int:
     return min(range(1, most + 1), key=took)
 
 
+def parts_of(format: Format) -> dict[str, Any]:
+    """The constants by which gemm_blocks knows a format."""
+    parts = {**DECODE[format]._asdict(), **LIFTED[format]._asdict()}
+    del parts["values"]
+    return parts
+
+
 def blocks(x: Halves, weights: tuple[Matrix, ...], bias, residual, out: torch.Tensor) -> None:
     """matmul.linear() for matrices of block formats; x of halves.of_q8."""
     parts = products(x, weights, bias, residual, out)
@@ -326,9 +300,9 @@ def _launch(x: Halves, w: Matrix, at: GemmTile, bias, residual, out: torch.Tenso
         if (plane := PLANES[w.format].high) and plane.width == 4:
             high = descriptor(high.flatten(1), (at.BN, at.BU * 4))
     launch(
-        gemm_blocks, (cdiv(N, at.BN) * cdiv(T, at.BT), splits), values, x.largest, quants, high, *scales,
+        gemm_blocks, (cdiv(N, at.BN) * cdiv(T, at.BT), splits), values, x.largest, quants, high, *scales, w.bounds,
         bias, residual, out, T, N, U, share // at.BU, x.values.stride(0), *strides(residual, out), num_warps=at.num_warps,
-        num_stages=at.num_stages, **DECODE[w.format]._asdict(), BT=at.BT, BN=at.BN, BU=at.BU, WHOLE=U % at.BU == 0,
+        num_stages=at.num_stages, **parts_of(w.format), BT=at.BT, BN=at.BN, BU=at.BU, WHOLE=U % at.BU == 0,
         PARTS=splits > 1, GROUPS=_is_group(at.num_warps, at.BN), WIDE=_is_wide(), **laid._asdict(), ISA=target.current().isa,
         early=T <= EARLY_TOKENS,
     )  # fmt: skip

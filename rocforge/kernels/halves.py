@@ -2,12 +2,7 @@
 
     x[t, k] = largest[t] * halves[t, k]
 
-The sum over columns does not mind their order, so columns lie as matrix instructions want the weights' (PTX ISA, fragments of
-A; AMD's matrix instruction calculator): of 16 columns each lane of a row has four, a word's bytes, two and two or all four
-next to each other (PAIRED or not). And the words of one step that a lane has are of as few units as can be (MIX: so many
-units, 1, 2 or 4, lie interleaved), for each of which it needs the scales. `mixed` says it in tensors' dimensions.
-
-Rows are filled up with zeros to whole interleaved units.
+Columns lie in an order of the products' (columns.py). Rows are filled up with zeros to whole interleaved units.
 """
 
 from typing import NamedTuple
@@ -17,14 +12,13 @@ import triton
 import triton.language as tl
 
 from rocforge.gguf.formats import Q8
+from rocforge.kernels.columns import MOST_MIX, Order, in_order
 from rocforge.kernels.early import wait
 from rocforge.kernels.launch import launch, scratch
 from rocforge.kernels.layout import UNIT
 from rocforge.kernels.quantize import quantize_tile
 from rocforge.kernels.sizes import cdiv, next_power_of_2
 
-# Units that are interleaved at the most: a matrix instruction's row is on four lanes.
-MOST_MIX = 4
 # Blocks of 32 that a program has, and columns of floats that it has at a time.
 BLOCKS, COLUMNS = 64, 1024
 
@@ -34,23 +28,6 @@ class Halves(NamedTuple):
 
     values: torch.Tensor
     largest: torch.Tensor
-
-
-class Order(NamedTuple):
-    """How columns lie; the file's head says what it is good for."""
-
-    MIX: int
-    PAIRED: bool
-
-
-@triton.jit
-def mixed(x, MIX: tl.constexpr, PAIRED: tl.constexpr):
-    """[n, unit % MIX, group // 2, group % 2, word // (4 // MIX), word % (4 // MIX), byte // 2, byte % 2] in the order of
-    columns in memory, dimensions as they come."""
-    if PAIRED:
-        return tl.permute(x, (0, 2, 3, 4, 6, 5, 1, 7))
-    else:
-        return tl.permute(x, (0, 2, 3, 4, 5, 1, 6, 7))
 
 
 def of_q8(x: Q8, order: Order) -> Halves:
@@ -74,11 +51,10 @@ def store_halves(y, out, largest, columns, MIX: tl.constexpr, PAIRED: tl.constex
     factor = tl.max(scale, 0)
     factor = tl.where(factor > 0, factor, 1.0)
     tl.store(largest, factor)
-    h = (q * (scale * (1 / factor))[:, None]).to(tl.float16)
-    h = mixed(tl.reshape(h, (BLOCKS // (2 * MIX), MIX, 2, 2, MIX, 4 // MIX, 2, 2)), MIX, PAIRED)
+    h = in_order((q * (scale * (1 / factor))[:, None]).to(tl.float16), MIX, PAIRED)
     block = tl.arange(0, BLOCKS)
     to = out + block[:, None] * 32 + tl.arange(0, 32)[None, :]
-    tl.store(to, tl.reshape(h, (BLOCKS, 32)), mask=(block < columns // 32)[:, None])
+    tl.store(to, h, mask=(block < columns // 32)[:, None])
 
 
 def empty(T: int, K: int, order: Order, like: torch.Tensor) -> Halves:
@@ -124,9 +100,8 @@ def halves_of_q8(
     scale = tl.load(scales + block, mask=there, other=0) * (1 / factor)
     at = t.to(tl.int64) * K + block[:, None] * 32 + column
     y = (tl.load(x + at, mask=there[:, None], other=0).to(tl.float32) * scale[:, None]).to(tl.float16)
-    y = mixed(tl.reshape(y, (BLOCKS // (2 * MIX), MIX, 2, 2, MIX, 4 // MIX, 2, 2)), MIX, PAIRED)
     to = t.to(tl.int64) * out_stride + block[:, None] * 32 + column
-    tl.store(out + to, tl.reshape(y, (BLOCKS, 32)), mask=(block < out_stride // 32)[:, None])
+    tl.store(out + to, in_order(y, MIX, PAIRED), mask=(block < out_stride // 32)[:, None])
 
 
 @triton.jit

@@ -102,6 +102,10 @@ PLANES: dict[Format, Planes] = {
     IQ4_XS: Planes(FOURS, None, PAIR, SUPER_HALF),
 }
 
+# Integer scales and mins at the most; where groups have none, 1.
+MOST_SCALE: dict[Format, int] = {Q2_K: 15, Q3_K: 32, Q4_K: 63, Q5_K: 63, Q6_K: 128, IQ4_XS: 32}
+M_SHARE = 2.0**-24  # what counts of an m in a row's bound
+
 ALIGN = 256  # bytes: each plane starts where a widest load may
 
 
@@ -110,12 +114,20 @@ class Matrix(NamedTuple):
 
     `planes` as the file's head draws them; of a float format, `quants` [N, K] is all there is. What
     a format lacks is its quants again: a kernel takes four pointers, whatever it reads through them.
+    bounds float32 [N]: no |d * scale| of a block format's row is larger, and no |m * min| * 2^-24 (weights.py).
     """
 
     planes: Planes
+    bounds: torch.Tensor
     format: Format
     rows: int
     columns: int
+
+
+def places_of_d(format: Format) -> tuple[str, int]:
+    """The plane of a block format that holds d, first of all, and how many halves lie from one d to the next: between two is an m."""
+    _, _, scales, supers = PLANES[format]
+    return ("supers", 2 if supers is SUPER_WORD else 1) if supers else ("scales", 2 if scales is LONG else 1)
 
 
 def n_bytes(format: Format, rows: int, columns: int) -> int:
@@ -124,7 +136,7 @@ def n_bytes(format: Format, rows: int, columns: int) -> int:
 
 
 def _places(format: Format, rows: int, columns: int) -> list[tuple[str, int, int]]:
-    """(name, first byte, byte after the last and the gap behind it) of each plane in the matrix' buffer."""
+    """(name, first byte, byte after the last and the gap behind it) of each plane in the matrix' buffer, and of its bounds."""
     at, found = 0, []
     for name, plane in _planes(format):
         count = int(np.prod(plane.shape(rows, columns))) if plane else rows * columns
@@ -132,7 +144,7 @@ def _places(format: Format, rows: int, columns: int) -> list[tuple[str, int, int
         stop = at + -(-size // ALIGN) * ALIGN
         found.append((name, at, stop))
         at = stop
-    return found
+    return [*found, ("bounds", at, at + -(-4 * rows // ALIGN) * ALIGN)]
 
 
 def _planes(format: Format):
@@ -142,15 +154,16 @@ def _planes(format: Format):
 
 
 def empty(format: Format, rows: int, columns: int, device) -> Matrix:
-    """A matrix of any content, in one piece of device memory."""
+    """A matrix of any content, to be filled once, in one piece of device memory."""
     buffer = torch.empty(n_bytes(format, rows, columns), dtype=torch.uint8, device=device)
     found: dict[str, torch.Tensor] = {}
-    for (name, plane), (_, start, stop) in zip(_planes(format), _places(format, rows, columns), strict=True):
+    *places, (_, at, _) = _places(format, rows, columns)
+    for (name, plane), (_, start, stop) in zip(_planes(format), places, strict=True):
         dtype = plane.dtype if plane else FLOATS[format]
         shape = plane.shape(rows, columns) if plane else (rows, columns)
         found[name] = buffer[start:stop].view(dtype)[: int(np.prod(shape))].view(shape)
     planes = Planes(*(found.get(name, found["quants"]) for name in Planes._fields))
-    return Matrix(planes, format, rows, columns)
+    return Matrix(planes, buffer[at : at + 4 * rows].view(torch.float32).zero_(), format, rows, columns)
 
 
 def fill(matrix: Matrix, raw: torch.Tensor, first: int = 0) -> None:
@@ -164,6 +177,10 @@ def fill(matrix: Matrix, raw: torch.Tensor, first: int = 0) -> None:
         if packed is not None:
             plane = getattr(matrix.planes, name)[part]
             plane.copy_(packed.reshape(len(raw), -1).contiguous().view(plane.dtype).view(plane.shape))
+    name, stride = places_of_d(matrix.format)
+    halves = getattr(matrix.planes, name)[part].flatten(1).view(torch.float16).float().abs().view(len(raw), -1, stride)
+    halves[:, :, 1:] *= M_SHARE
+    matrix.bounds[part] = halves.amax((1, 2)) * MOST_SCALE.get(matrix.format, 1)
 
 
 def matrix(data: np.ndarray, format: Format, rows: int, columns: int, device="cuda", fill=fill) -> Matrix:

@@ -8,10 +8,11 @@ import triton.language as tl
 
 from rocforge.gguf.formats import Q8
 from rocforge.kernels import halves, tuning
+from rocforge.kernels.columns import Order
 from rocforge.kernels.early import settled, wait
 from rocforge.kernels.finish import strides
 from rocforge.kernels.gemm import Parts, joined
-from rocforge.kernels.halves import Halves, Order, store_halves
+from rocforge.kernels.halves import Halves, store_halves
 from rocforge.kernels.launch import launch
 from rocforge.kernels.quantize import store_q8
 from rocforge.kernels.sizes import next_power_of_2

@@ -20,6 +20,7 @@ from rocforge.kernels.sizes import cdiv
 BYTES, WARPS = 256, 4
 # What an entry says where no bit goes to one of a plane; plus 1 where it is set.
 NOTHING = -2
+M_SHARE = tl.constexpr(layout.M_SHARE)
 
 
 class Table(NamedTuple):
@@ -56,10 +57,14 @@ def _entries(format: Format, name: str, device: torch.device) -> torch.Tensor:
     return tables(format)[name].entries.to(device)
 
 
-@triton.jit(do_not_specialize=["block_row", "plane_row", "part_bytes", "cell_bytes", "cell_part"])
-def move_bits(blocks, entries, plane, block_row, plane_row, part_bytes, cell_bytes, cell_part, B: tl.constexpr):
+@triton.jit(do_not_specialize=["block_row", "plane_row", "part_bytes", "cell_bytes", "cell_part", "most_scale"])
+def move_bits(
+    blocks, entries, plane, bounds, block_row, plane_row, part_bytes, cell_bytes, cell_part, most_scale,
+    B: tl.constexpr, STRIDE: tl.constexpr,
+):  # fmt: skip
     """Program (r, i): B bytes of row r of a plane, of the row's blocks. Bytes of a row: block_row of blocks, plane_row and
-    part_bytes of the plane and its parts; of a cell: cell_bytes of blocks, cell_part of a part."""
+    part_bytes of the plane and its parts; of a cell: cell_bytes of blocks, cell_part of a part. STRIDE halves lie from d to d,
+    between two an m; 0 in a plane that has none: see Matrix.bounds."""
     row, at = tl.program_id(0).to(tl.int64), tl.program_id(1) * B + tl.arange(0, B)
     there, part = at < plane_row, at // part_bytes
     cell, within = at % part_bytes // cell_part, at % part_bytes % cell_part
@@ -69,7 +74,14 @@ def move_bits(blocks, entries, plane, block_row, plane_row, part_bytes, cell_byt
     # Behind an odd number of blocks of 32 columns half a unit is zeros.
     value = tl.load(blocks + row * block_row + byte, mask=(entry >= 0) & (byte < block_row) & there[:, None], other=0)
     value = ((value.to(tl.int32) >> (entry >> 1 & 7)) & 1) ^ (entry & 1)
-    tl.store(plane + row * plane_row + at, tl.sum(value << bit, 1).to(tl.uint8), mask=there)
+    made = tl.sum(value << bit, 1)
+    tl.store(plane + row * plane_row + at, made.to(tl.uint8), mask=there)
+    if STRIDE > 0:
+        low, high = tl.split(tl.reshape(made, (B // (2 * STRIDE), STRIDE, 2)))
+        half = (low | high << 8).to(tl.int16).to(tl.float16, bitcast=True)
+        share = tl.where(tl.arange(0, STRIDE) == 0, 1.0, M_SHARE)[None, :]
+        largest = tl.max(tl.max(tl.abs(half.to(tl.float32)) * share, 1), 0)
+        tl.atomic_max(bounds + row, largest * most_scale)
 
 
 def fill(matrix: layout.Matrix, raw: torch.Tensor, first: int = 0) -> None:
@@ -77,11 +89,13 @@ def fill(matrix: layout.Matrix, raw: torch.Tensor, first: int = 0) -> None:
     if matrix.format.is_float:
         layout.fill(matrix, raw, first)
         return
+    of_d, stride = layout.places_of_d(matrix.format)
     for name, table in tables(matrix.format).items():
         plane = getattr(matrix.planes, name)[first : first + len(raw)].flatten(1).view(torch.uint8)
         n_parts, cell_part, _ = table.entries.shape
         plane_row = plane.shape[1]
         launch(
             move_bits, (len(raw), cdiv(plane_row, BYTES)), raw, _entries(matrix.format, name, raw.device), plane,
-            raw.shape[1], plane_row, plane_row // n_parts, table.cell_bytes, cell_part, num_warps=WARPS, B=BYTES,
+            matrix.bounds[first:], raw.shape[1], plane_row, plane_row // n_parts, table.cell_bytes, cell_part,
+            float(layout.MOST_SCALE.get(matrix.format, 1)), num_warps=WARPS, B=BYTES, STRIDE=stride if name == of_d else 0,
         )  # fmt: skip

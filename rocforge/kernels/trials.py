@@ -107,6 +107,7 @@ def _copied(matrix: layout.Matrix, device: torch.device) -> layout.Matrix:
     made = layout.empty(matrix.format, matrix.rows, matrix.columns, device)
     for to, plane in zip(made.planes, matrix.planes, strict=True):
         to.copy_(plane)
+    made.bounds.copy_(matrix.bounds)
     return made
 
 

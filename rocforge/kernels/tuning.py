@@ -19,6 +19,7 @@ from rocforge.gguf.formats import BY_NAME
 from rocforge.kernels.decode import DECODE
 from rocforge.kernels.dots import ways_of
 from rocforge.kernels.target import AMD, Target
+from rocforge.kernels.weights import LIFTED
 from rocforge.probe import book, tuned
 from rocforge.probe.book import FAMILY, SHIPPED, USER, Book, Default
 from rocforge.probe.tuned import Database
@@ -80,7 +81,7 @@ def source_hash(kernel: Any, format: str) -> str:
     seen: dict[str, str] = {}
     _gather(kernel, seen)
     known = BY_NAME.get(format)
-    for part in (*DECODE[known], *ways_of(known)) if known in DECODE else ():
+    for part in (*DECODE[known], *LIFTED[known], *ways_of(known)) if known in DECODE else ():
         if _function(part):
             _gather(part, seen)
         else:
