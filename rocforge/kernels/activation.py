@@ -31,8 +31,6 @@ class BlocksTile(NamedTuple):
 
 
 VALUES, BLOCKS = ValuesTile(512, 2), BlocksTile(16, 2)
-# Warps of the program that has a row, and columns that it has registers for.
-ROW_WARPS, MOST_COLUMNS = 16, 16384
 
 
 @triton.jit
@@ -77,7 +75,7 @@ def swiglu_halves(x, out, largest, F, out_stride, BB: tl.constexpr, MIX: tl.cons
 
 def fits(gate_up: torch.Tensor) -> bool:
     """Whether one program holds a row of what is made of it in its registers."""
-    return gate_up.shape[1] // 2 <= MOST_COLUMNS
+    return gate_up.shape[1] // 2 <= halves.MOST_COLUMNS
 
 
 def to_halves(gate_up: torch.Tensor, order: Order) -> Halves:
@@ -86,7 +84,7 @@ def to_halves(gate_up: torch.Tensor, order: Order) -> Halves:
     made = halves.empty(T, F, order, gate_up)
     columns = made.values.shape[1]
     launch(
-        swiglu_halves, (T,), gate_up, *made, F, columns, num_warps=ROW_WARPS, fuses=False,
+        swiglu_halves, (T,), gate_up, *made, F, columns, num_warps=halves.ROW_WARPS, fuses=False,
         BB=next_power_of_2(columns // 32), **order._asdict(),
     )  # fmt: skip
     return made

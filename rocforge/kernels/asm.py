@@ -90,12 +90,13 @@ def halves_of(words, MASK: tl.constexpr, ISA: tl.constexpr):
             "=h,=h,=h,=h,r", [words], dtype=(tl.float16,) * 4, is_pure=True, pack=1,
         )  # fmt: skip
     else:
-        return half_of(words, MASK), half_of(words >> 8, MASK), half_of(words >> 16, MASK), half_of(words >> 24, MASK)
+        even, odd = words & MASK * 0x00010001, (words >> 8) & MASK * 0x00010001
+        return low_half(even), low_half(odd), low_half(even >> 16), low_half(odd >> 16)
 
 
 @triton.jit
-def half_of(words, MASK: tl.constexpr):
-    return (words & MASK).to(tl.int16).to(tl.float16, bitcast=True)
+def low_half(words):
+    return words.to(tl.int16).to(tl.float16, bitcast=True)
 
 
 @triton.jit

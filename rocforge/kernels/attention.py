@@ -24,9 +24,11 @@ from rocforge.kernels.attention_block import (
     rows_of,
     tile_of,
 )
-from rocforge.kernels.attention_decode import DECODE, Turn, decode
+from rocforge.kernels.attention_decode import DECODE, Splits, Turn, decode, join, join_to_halves
 from rocforge.kernels.attention_lanes import attend
+from rocforge.kernels.columns import Order
 from rocforge.kernels.early import wait
+from rocforge.kernels.halves import MOST_COLUMNS, Halves
 from rocforge.kernels.launch import launch
 from rocforge.kernels.rope import LAYOUTS, rope_store
 from rocforge.kernels.sizes import cdiv, next_power_of_2
@@ -221,15 +223,31 @@ def attention(
     inputs, sizes, shape = _arranged(
         qkv, positions, sequences, page_table, k_cache, v_cache, out, heads, kv_heads, head_dim, scale, window
     )
-    if not _has_tiles(inputs, shape):
-        attend(inputs, out, sizes, shape)
+    join(_attend(inputs, out, sizes, shape), out)
+
+
+def to_halves(order: Order, *, out: "torch.Tensor | Q8", **given) -> Halves | None:
+    """attention() of these keywords in 8 bits, as the matrix units take them: what halves.of_q8 makes of it. None where out is written,
+    as by attention()."""
+    inputs, sizes, shape = _arranged(**given, out=out)
+    parts = _attend(inputs, out, sizes, shape)
+    if parts is not None and sizes[1] * shape["GROUP"] * shape["D"] <= MOST_COLUMNS:
+        return join_to_halves(parts, order)
+    join(parts, out)
+    return None
+
+
+def _attend(inputs: tuple, out: "torch.Tensor | Q8", sizes: tuple, shape: dict[str, Any]) -> Splits | None:
+    """attention() up to where parts are joined, if there are any."""
+    T, S = len(inputs[0]), len(inputs[3])
+    has_tiles = _has_tiles(inputs, shape)
     # A step of decode may be padded to a power of two.
-    elif len(qkv) > next_power_of_2(len(page_table)):
+    if has_tiles and T > next_power_of_2(S):
         prefill(inputs, out, sizes, shape)
-    elif tile_of(DECODE, inputs[4].itemsize, shape["BD"]):
-        decode(inputs, out, sizes, shape)
-    else:
-        attend(inputs, out, sizes, shape)
+        return None
+    if has_tiles and tile_of(DECODE, inputs[4].itemsize, shape["BD"]):
+        return decode(inputs, out, sizes, shape)
+    return attend(inputs, out, sizes, shape)
 
 
 def _has_tiles(inputs: tuple, shape: dict[str, Any]) -> bool:
@@ -250,7 +268,7 @@ def rope_attention(*, table, q_norm, k_norm, layout: str, eps: float, out, scale
         columns = (both["heads"] + 2 * both["kv_heads"]) * both["head_dim"]
         assert inputs[0].shape[1] == columns, (inputs[0].shape, columns)
         assert (q_norm is None) == (k_norm is None), "a norm for q and none for k, or the other way round"
-        decode(inputs, out, sizes, shape, Turn(table, q_norm, k_norm, float(eps), LAYOUTS.index(layout) == 1))
+        join(decode(inputs, out, sizes, shape, Turn(table, q_norm, k_norm, float(eps), LAYOUTS.index(layout) == 1)), out)
     else:
         rope_store(**both, table=table, q_norm=q_norm, k_norm=k_norm, layout=layout, eps=eps)
         attention(**both, out=out, scale=scale, window=window)

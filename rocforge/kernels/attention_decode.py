@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from rocforge.gguf.formats import Q8
-from rocforge.kernels import target, tuning
+from rocforge.kernels import halves, target, tuning
 from rocforge.kernels.attention_block import (
     NEVER,
     Tiles,
@@ -29,7 +29,9 @@ from rocforge.kernels.attention_block import (
     store_row,
     tile_of,
 )
+from rocforge.kernels.columns import Order
 from rocforge.kernels.early import settled, wait
+from rocforge.kernels.halves import Halves, store_halves
 from rocforge.kernels.launch import launch, scratch
 from rocforge.kernels.quantize import store_q8
 from rocforge.kernels.rope import angles_of, turned
@@ -122,8 +124,8 @@ def attend_split(
         is_mine = (d < tl.where(has_own, D, 0))[None, :]
         own_k = turned(own, d, is_mine, angles, k_norm, eps, D)
         own_v = tl.load(own + G * D + d[None, :], mask=is_mine, other=0)
-    halves, factor = queries_of(x, scale, tl.float16)
-    q = tl.trans(halves)
+    x, factor = queries_of(x, scale, tl.float16)
+    q = tl.trans(x)
     m = tl.full((ROWS,), NEVER, tl.float32)
     l = tl.zeros((BN, ROWS), tl.float32)  # of every BN-th key: summed up at the end, warps need not wait for it
     acc = tl.zeros((BD, ROWS), tl.float32)
@@ -132,7 +134,7 @@ def attend_split(
             row = (own_page.to(tl.int64) * G + g) * PAGE + position % PAGE
             k = store_row(own_k, k_values, k_scales, row, D, tl.float16)
             v = store_row(own_v, v_values, v_scales, row, D, tl.float16)
-            m = tl.sum(halves.to(tl.float32) * k.to(tl.float32), 1) * factor
+            m = tl.sum(x.to(tl.float32) * k.to(tl.float32), 1) * factor
             l += tl.where(tl.arange(0, BN) == 0, 1.0, 0.0)[:, None]
             acc += tl.trans(v).to(tl.float32)
     for block in range(first, end):
@@ -215,30 +217,85 @@ def join_splits(
         store_q8(x, out + row * D, out_scales + row * (D // 32), out_sums + row * (D // 16), block, block < D // 32)
 
 
+@triton.jit(do_not_specialize=["splits"])
+def halves_of_splits(
+    part_acc, part_m, part_l, out, largest, H, splits, columns, D: tl.constexpr, BB: tl.constexpr, MIX: tl.constexpr,
+    PAIRED: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    """Program t: token t's row of H * D values, whole, as BB blocks of 32; the formula at the top of the file, a split at a time."""
+    wait(EARLY)
+    t, block = tl.program_id(0).to(tl.int64), tl.arange(0, BB)
+    there = block < H * D // 32
+    i = block[:, None] * 32 + tl.arange(0, 32)[None, :]
+    first = (t * H + block * 32 // D) * splits
+    m = tl.full((BB,), NEVER, tl.float32)
+    l = tl.zeros((BB,), tl.float32)
+    acc = tl.zeros((BB, 32), tl.float32)
+    for split in range(splits):
+        at = first + split
+        part = tl.load(part_m + at, mask=there, other=NEVER)
+        total = tl.load(part_l + at, mask=there, other=0)
+        values = tl.load(part_acc + at[:, None] * D + i % D, mask=there[:, None], other=0)
+        new = tl.maximum(m, part)
+        weight, shrink = tl.exp2(part - new), tl.exp2(m - new)
+        l = l * shrink + total * weight
+        acc = acc * shrink[:, None] + values * weight[:, None]
+        m = new
+    acc /= tl.where(l == 0, 1, l)[:, None]
+    store_halves(acc, out + t * columns, largest + t, columns, MIX, PAIRED)
+
+
+class Splits(NamedTuple):
+    """What is to be joined: float32 [T, H, splits, D], [T, H, splits] and again; the formula at the top of the file."""
+
+    acc: torch.Tensor
+    m: torch.Tensor
+    l: torch.Tensor
+
+
 def launch_splits(
     kernel, programs: int, BN: int, inputs: tuple, out: "torch.Tensor | Q8", sizes: tuple, shape: dict[str, Any], **options
-) -> None:
-    """Launch `kernel` over (T, programs, splits), and join_splits where there is more than one split.
+) -> Splits | None:
+    """Launch `kernel` over (T, programs, splits). Where there is more than one split, out is not written yet.
 
     `inputs`, `sizes` and `shape` are what attention() makes of its arguments.
     """
     P, G, *_ = sizes
-    T, H, D, BD = len(inputs[0]), G * shape["GROUP"], shape["D"], shape["BD"]
+    T, H, D = len(inputs[0]), G * shape["GROUP"], shape["D"]
     # What fills the device, but a block of keys each (256 keys, H200: 3.5 us in eight parts, joined; 8.2 in one).
     splits = PROGRAMS[target.current().family] // (T * programs)
     splits = max(1, min(splits, cdiv(P * shape["PAGE"], BN), MAX_SPLITS))
-    outs = out if isinstance(out, Q8) else (out, None, None)
     if splits == 1:
+        outs = out if isinstance(out, Q8) else (out, None, None)
         launch(kernel, (T, programs, 1), *inputs, *outs, None, None, None, *sizes, **shape, BN=BN, **options)
-        return
+        return None
     shapes = {"attention_acc": (T, H, splits, D), "attention_m": (T, H, splits), "attention_l": (T, H, splits)}
-    parts = [scratch(tag, size, torch.float32, inputs[0]) for tag, size in shapes.items()]
+    parts = Splits(*(scratch(tag, size, torch.float32, inputs[0]) for tag, size in shapes.items()))
     launch(kernel, (T, programs, splits), *inputs, parts[0], None, None, *parts, *sizes, **shape, BN=BN, **options)
-    BS = min(MOST_PARTS, next_power_of_2(splits))
-    BD = min(BD, JOIN_COLUMNS)
+    return parts
+
+
+def join(parts: Splits | None, out: "torch.Tensor | Q8") -> None:
+    """The parts to out, if there are any."""
+    if parts is None:
+        return
+    T, H, splits, D = parts.acc.shape
+    BS, BD = min(MOST_PARTS, next_power_of_2(splits)), min(next_power_of_2(D), JOIN_COLUMNS)
     warps = max(1, BS * BD // JOIN_VALUES)
-    grid = (T * H, cdiv(D, BD))
-    launch(join_splits, grid, *parts, *outs, splits, num_warps=warps, fuses=False, D=D, BD=BD, BS=BS)
+    outs = out if isinstance(out, Q8) else (out, None, None)
+    launch(join_splits, (T * H, cdiv(D, BD)), *parts, *outs, splits, num_warps=warps, fuses=False, D=D, BD=BD, BS=BS)
+
+
+def join_to_halves(parts: Splits, order: Order) -> Halves:
+    """The parts to 8 bits, as the matrix units take them: what halves.of_q8 makes of those."""
+    T, H, splits, D = parts.acc.shape
+    made = halves.empty(T, H * D, order, parts.acc)
+    columns = made.values.shape[1]
+    launch(
+        halves_of_splits, (T,), *parts, *made, H, splits, columns, num_warps=halves.ROW_WARPS, fuses=False, D=D,
+        BB=next_power_of_2(columns // 32), **order._asdict(),
+    )  # fmt: skip
+    return made
 
 
 class Turn(NamedTuple):
@@ -253,8 +310,9 @@ class Turn(NamedTuple):
 
 def decode(
     inputs: tuple, out: "torch.Tensor | Q8", sizes: tuple, shape: dict[str, Any], turn: Turn | None = None
-) -> None:
-    """attention() of few tokens on the matrix units: caches in halves or Q8. With a turn, rope_store() of one token too."""
+) -> Splits | None:
+    """attention() of few tokens on the matrix units, up to where parts are joined: caches in halves or Q8. With a turn,
+    rope_store() of one token too."""
     _, G, *_ = sizes
     tile = tile_of(DECODE, inputs[4].itemsize, shape["BD"])
     tile = tuning.tile(attend_split, tile, cache_format(inputs[4]), (shape["D"], shape["GROUP"], G), len(inputs[0]))
@@ -264,7 +322,7 @@ def decode(
         half = turn.table.shape[1] // 2
         inputs, sizes = (*inputs, turn.table, turn.q_norm, turn.k_norm), (*sizes, turn.eps)
         shape = {**shape, "HALF": half, "HALVES": turn.halves}
-    launch_splits(
+    return launch_splits(
         attend_split, G, tile.BN, inputs, out, sizes, shape, ROWS=max(LEAST, next_power_of_2(shape["GROUP"])),
         num_warps=tile.num_warps, num_stages=tile.num_stages,
     )  # fmt: skip

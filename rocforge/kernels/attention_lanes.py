@@ -14,7 +14,7 @@ import triton.language as tl
 from rocforge.gguf.formats import Q8
 from rocforge.kernels import target, tuning
 from rocforge.kernels.attention_block import LOG2_E, NEVER, cache_format, is_seen, load_pages, load_rows, rows_of, share_of
-from rocforge.kernels.attention_decode import launch_splits, store_heads
+from rocforge.kernels.attention_decode import Splits, launch_splits, store_heads
 from rocforge.kernels.early import wait
 from rocforge.kernels.sizes import cdiv
 
@@ -108,15 +108,15 @@ def attend_lanes(
             tl.store(part_acc + row * D + d, values, mask=mask)
 
 
-def attend(inputs: tuple, out: "torch.Tensor | Q8", sizes: tuple, shape: dict[str, Any]) -> None:
-    """attention() of any cache and any number of tokens."""
+def attend(inputs: tuple, out: "torch.Tensor | Q8", sizes: tuple, shape: dict[str, Any]) -> Splits | None:
+    """attention() of any cache and any number of tokens, up to where parts are joined."""
     GROUP, k_values, (_, G, *_) = shape["GROUP"], inputs[4], sizes
     tile = tuning.tile(attend_lanes, lanes_tile(), cache_format(k_values), (shape["D"], GROUP, G), len(inputs[0]))
     parts = cdiv(GROUP, tile.heads)
     elements = tile.elements * target.current().lanes * tile.num_warps * (2 if k_values.dtype == torch.int8 else 1)
     # A row of a head for each warp at the least: no sum over a row then crosses warps.
     BN = min(max(elements // shape["BD"], tile.num_warps), 4 * shape["PAGE"])
-    launch_splits(
+    return launch_splits(
         attend_lanes, G * parts, BN, inputs, out, sizes, shape,
         HEADS=cdiv(GROUP, parts), num_warps=tile.num_warps, num_stages=1,
     )  # fmt: skip

@@ -14,6 +14,7 @@ from rocforge.kernels import durations, gemm, gemv, kept, launch, layout, target
 from rocforge.kernels.activation import swiglu
 from rocforge.kernels.attention import attention
 from rocforge.kernels.chain import Bound, launch_each
+from rocforge.kernels.early import EARLY_TOKENS
 from rocforge.kernels.embed import embed
 from rocforge.kernels.gather import gather
 from rocforge.kernels.matmul import linear
@@ -215,6 +216,8 @@ class Backend:
     def launch_each(self, ops: Sequence[Bound]) -> Iterator[int]:
         """Ops one after the other, (kind, its launcher's keywords) each: with fewer launches where one can do several's work.
         Gives how many ops were launched each time."""
+        if (program := launch.recording()) and ops:
+            program.begins_early = len(ops[0][1]["out"]) <= EARLY_TOKENS
         return launch_each(LAUNCHERS, ops)
 
     def _book(self) -> "book.Book | book.Tried | None":

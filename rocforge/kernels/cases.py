@@ -10,10 +10,11 @@ from typing import NamedTuple
 import torch
 
 from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8_SUM_BLOCK, SUPPORTED, Format, Q8Cache
-from rocforge.kernels import gemm, gemv, launch, layout, repack, rope
-from rocforge.kernels.activation import MOST_COLUMNS, swiglu
+from rocforge.kernels import gemm, gemv, halves, launch, layout, repack, rope
+from rocforge.kernels.activation import swiglu
 from rocforge.kernels.activation import to_halves as swiglu_to_halves
 from rocforge.kernels.attention import attention, rope_attention
+from rocforge.kernels.attention import to_halves as attention_to_halves
 from rocforge.kernels.chain import launch_all
 from rocforge.kernels.embed import embed
 from rocforge.kernels.gather import gather
@@ -108,7 +109,7 @@ def _calls(every: bool) -> Iterator[tuple[str, str, Callable[[], None]]]:
         yield "rms_norm", "", lambda x=x, norm=norm: to_halves(x, *norm)
         parts = gemm.Parts(_meta(4, tokens, n), _meta(tokens))
         yield "rms_norm", "", lambda x=x, norm=norm, parts=parts: parts_to_halves(parts, None, x, x, *norm)
-        gate_up = _meta(tokens, 2 * n if n < 8192 else 2 * MOST_COLUMNS)
+        gate_up = _meta(tokens, 2 * n if n < 8192 else 2 * halves.MOST_COLUMNS)
         yield "swiglu", "", lambda x=gate_up, order=gemm.order(tokens): swiglu_to_halves(x, order)
     yield "quantize", "", lambda: quantize(_meta(T, K), _q8(T, K))
     yield "swiglu", "", lambda: swiglu(_meta(T, 2 * K), _q8(T, K))
@@ -133,6 +134,7 @@ def _calls(every: bool) -> Iterator[tuple[str, str, Callable[[], None]]]:
                     yield "attention", kv, lambda a=(kv, D, tokens, group, window): _attention(*a)
                 if D % Q8_BLOCK == 0 and (tokens, group) == (1, 4):
                     yield "attention", kv, lambda a=(kv, D, tokens, group, 0): _attention(*a, quantized=True)
+                    yield "attention", kv, lambda a=(kv, D, 9, group, 0): _attention(*a, quantized=True, to_halves=True)
 
 
 def _linear(format: Format, every: bool) -> Iterator[tuple[str, str, Callable[[], None]]]:
@@ -204,10 +206,15 @@ def _rope_attention(kv: str, D: int, layout_name: str, norms: bool) -> None:
     )  # fmt: skip
 
 
-def _attention(kv: str, D: int, T: int, group: int, window: int, quantized: bool = False) -> None:
+def _attention(kv: str, D: int, T: int, group: int, window: int, quantized: bool = False, to_halves: bool = False) -> None:
     G = 8
-    out = _q8(T, group * G * D) if quantized else _meta(T, group * G * D)
-    attention(
-        _meta(T, (group + 2) * G * D), _ints(T), _ints(T), _ints(9, 256), *_caches(kv, G, D), out,
-        heads=group * G, kv_heads=G, head_dim=D, scale=D**-0.5, window=window,
-    )  # fmt: skip
+    k_cache, v_cache = _caches(kv, G, D)
+    given = {
+        "qkv": _meta(T, (group + 2) * G * D), "positions": _ints(T), "sequences": _ints(T), "page_table": _ints(9, 256),
+        "k_cache": k_cache, "v_cache": v_cache, "out": _q8(T, group * G * D) if quantized else _meta(T, group * G * D),
+        "heads": group * G, "kv_heads": G, "head_dim": D, "scale": D**-0.5, "window": window,
+    }  # fmt: skip
+    if to_halves:
+        attention_to_halves(gemm.order(T), **given)
+    else:
+        attention(**given)

@@ -10,6 +10,7 @@ Of more than a few, which the matrix units multiply:
 
     rms_norm, linear ..            the norm's 8 bits become halves at once (norm.py)
     swiglu, linear                 its 8 bits too (activation.py)
+    attention, linear              and its own, where it is joined of parts (attention_decode.py)
     linear, rms_norm, linear ..    so do the norm's, and the parts of the first are joined by who norms them
     linear, rope_store             the parts are joined by who turns them (rope.py)
 """
@@ -18,8 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rocforge.gguf.formats import Q8
-from rocforge.kernels import activation, gemm, gemv, gemv_norm, gemv_rope, halves, norm, rope, target
-from rocforge.kernels.attention import rope_attention
+from rocforge.kernels import activation, attention, gemm, gemv, gemv_norm, gemv_rope, halves, norm, rope, target
 from rocforge.kernels.columns import Order
 from rocforge.kernels.halves import Halves
 from rocforge.kernels.matmul import linear_of_halves, linear_of_root
@@ -46,11 +46,13 @@ def launch_each(launchers: Mapping[str, Callable[..., None]], ops: Sequence[Boun
             made = norm.to_halves(given["x"], given["weight"], given["eps"], _order(following[0]))
         elif kinds[:2] == ["swiglu", "linear"] and _is_many(following[0]) and _is_read(given, following[0]) and activation.fits(given["gate_up"]):
             made = activation.to_halves(given["gate_up"], _order(following[0]))
+        elif kinds[:2] == ["attention", "linear"] and _is_many(following[0]) and _is_read(given, following[0]):
+            made = attention.to_halves(_order(following[0]), **given)
         elif kinds[:2] == ["linear", "rope_store"] and _turns(given, following[0]):
             _linear_rope(given, following[0], x)
             n = 2
         elif kinds[:2] == ["rope_store", "attention"]:
-            rope_attention(**{**given, **following[0]})
+            attention.rope_attention(**{**given, **following[0]})
             n = 2
         elif x is None:
             launchers[kind](**given)

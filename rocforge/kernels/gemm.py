@@ -58,8 +58,7 @@ class FloatsTile(NamedTuple):
 
 
 # By the target's family, ascending by BT: a step gets the first that has room for its tokens, or else the last. NVIDIA's are
-# measured on an H100 and an H200, those for more than 16 tokens before each step waited for its products (asm.settle_products);
-# bench/tiles.py times others. AMD's are what registers and shared memory have room for. "lanes" are AMD's targets without matrix
+# measured on an H100 and an H200 (bench/tiles.py times others). AMD's are what registers and shared memory have room for. "lanes" are AMD's targets without matrix
 # units (gfx906, RDNA2), where a tile of the product has to stay in the lanes' registers.
 TILES: dict[str, list[GemmTile]] = {
     "nvidia": [
@@ -75,6 +74,12 @@ TILES: dict[str, list[GemmTile]] = {
     "lanes": [GemmTile(16, 32, 1, 4, 1, 4), GemmTile(32, 32, 1, 4, 1, 4)],
     "interpreter": [GemmTile(32, 32, 2, 1, 1, 1)],
 }
+
+# Others for some matrices, by the target's family and the default's BT: where only this one's tiles run all at once; and where the
+# default has fewer steps than FEW_STEPS for each place.
+ONE_WAVE: dict[tuple[str, int], GemmTile] = {("nvidia", 8): GemmTile(8, 32, 8, 2, 2, 8)}
+FEWER_STEPS: dict[tuple[str, int], GemmTile] = {("nvidia", 32): GemmTile(32, 64, 4, 4, 3, 2)}
+FEW_STEPS = 8
 
 PLAIN: dict[str, list[FloatsTile]] = {
     "nvidia": [FloatsTile(32, 64, 64, 4, 4), FloatsTile(128, 128, 64, 8, 4)],
@@ -99,8 +104,6 @@ MOST_SPLITS, LEAST_STEPS, START_STEPS = 8, 2, 3
 WARPGROUP = 4
 # Rows that one program of add_parts has.
 JOIN_ROWS = 1024
-# Products of more tokens take long enough: to begin early costs them 2 % for 128 tokens on an H200, 3 for more on an H100.
-EARLY_TOKENS = 64
 
 
 def _tiles(by_family: dict[str, list]) -> list:
@@ -122,7 +125,9 @@ def sizes() -> tuple[int, ...]:
 
 
 @triton.jit
-def step_of(x, first_token, tokens, first, T, x_stride, BU: tl.constexpr, WHOLE: tl.constexpr, WIDE: tl.constexpr):
+def step_of(
+    x, first_token, tokens, first, T, x_stride, BU: tl.constexpr, WHOLE: tl.constexpr, WIDE: tl.constexpr, CACHE: tl.constexpr
+):
     """The activations of the units from `first` on, float16 [BU * 64, tokens]."""
     if isinstance(x, tl.tensor_descriptor):
         return tl.trans(x.load([first_token, first * 64]))
@@ -131,22 +136,23 @@ def step_of(x, first_token, tokens, first, T, x_stride, BU: tl.constexpr, WHOLE:
         column = first * 64 + tl.arange(0, BU * 64)
         at = x + token[None, :] * x_stride + column[:, None]
         if WIDE and WHOLE:
-            return tl.load(at, mask=(tokens < T)[None, :], other=0)
+            return tl.load(at, mask=(tokens < T)[None, :], other=0, cache_modifier=CACHE)
         elif WIDE:
-            return tl.load(at, mask=(column < x_stride)[:, None] & (tokens < T)[None, :], other=0)
+            return tl.load(at, mask=(column < x_stride)[:, None] & (tokens < T)[None, :], other=0, cache_modifier=CACHE)
         elif WHOLE:
-            return tl.load(at)
+            return tl.load(at, cache_modifier=CACHE)
         else:
-            return tl.load(at, mask=(column < x_stride)[:, None], other=0)
+            return tl.load(at, mask=(column < x_stride)[:, None], other=0, cache_modifier=CACHE)
 
 
 @triton.jit(do_not_specialize=["T", "steps"])
 def gemm_blocks(
     x, largest, quants, high, scales_, supers, bounds, bias, residual, out, T, N, U, steps, x_stride, residual_stride, out_stride,
     read_values: tl.constexpr, lifted: tl.constexpr, MASK: tl.constexpr, LIFTS: tl.constexpr, read_scales: tl.constexpr,
-    scales: tl.constexpr, OFFSET: tl.constexpr, SCALED: tl.constexpr, HALVES: tl.constexpr, MINS: tl.constexpr, SIGNED: tl.constexpr, BT: tl.constexpr,
-    BN: tl.constexpr, BU: tl.constexpr, WHOLE: tl.constexpr, PARTS: tl.constexpr, GROUPS: tl.constexpr, WIDE: tl.constexpr,
-    MIX: tl.constexpr, PAIRED: tl.constexpr, ISA: tl.constexpr, EARLY: tl.constexpr,
+    scales: tl.constexpr, OFFSET: tl.constexpr, SCALED: tl.constexpr, HALVES: tl.constexpr, MINS: tl.constexpr,
+    SIGNED: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr, BU: tl.constexpr, WHOLE: tl.constexpr, PARTS: tl.constexpr,
+    GROUPS: tl.constexpr, WIDE: tl.constexpr, MIX: tl.constexpr, PAIRED: tl.constexpr, LATE: tl.constexpr, ISA: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """Program (i, j): tile i of BT tokens by BN rows, the j-th `steps` of its steps of BU units; each has some.
 
@@ -154,8 +160,11 @@ def gemm_blocks(
     (launch.descriptor), whose boxes are a step's. PARTS: sums go to `out` [programs, T, N] as they are; else a program has all steps.
     WHOLE: a row has whole steps. GROUPS: warpgroups multiply. WIDE: a lane loads scales of several units at once, and nothing for
     tokens beyond the last (all programs would ask for the last one's bytes at once); else the last token again, which takes no mask.
+    LATE: what it reads has been written before the launch before it began, so it waits for that one only when it writes.
     """
-    wait(EARLY)
+    CACHE: tl.constexpr = ".cg" if LATE and EARLY else ""  # as in early.settled
+    if not LATE:
+        wait(EARLY)
     tiles = tl.cdiv(T, BT)
     first_token, top = tl.program_id(0) % tiles * BT, tl.program_id(0) // tiles * BN
     tokens, rows = first_token + tl.arange(0, BT), top + tl.arange(0, BN)
@@ -179,12 +188,14 @@ def gemm_blocks(
         d0, d1 = d0 * up, d1 * up
         if MINS:
             m0, m1 = m0 * (up * 2.0**-24), m1 * (up * 2.0**-24)
-        y = step_of(x, first_token, tokens, first, T, x_stride, BU, WHOLE, WIDE)
+        y = step_of(x, first_token, tokens, first, T, x_stride, BU, WHOLE, WIDE, CACHE)
         w0 = weights_of(q0, d0, s, m0, n, 0, 0, MASK, LIFTS, OFFSET, SCALED, MINS, SIGNED, ISA)
         w1 = weights_of(q1, d0, s, m0, n, 1, 0 if HALVES else 1, MASK, LIFTS, OFFSET, SCALED, MINS, SIGNED, ISA)
         w2 = weights_of(q2, d1, s, m1, n, 2, 1 if HALVES else 2, MASK, LIFTS, OFFSET, SCALED, MINS, SIGNED, ISA)
         w3 = weights_of(q3, d1, s, m1, n, 3, 1 if HALVES else 3, MASK, LIFTS, OFFSET, SCALED, MINS, SIGNED, ISA)
         acc = tl.dot(columns_of(w0, w1, w2, w3, MIX, PAIRED), y, acc)
+    if LATE:
+        wait(EARLY)
     acc = tl.trans(acc * unit[:, None])
     if PARTS:
         to = out + (tl.program_id(1) * T + tokens[:, None]).to(tl.int64) * out_stride + rows[None, :]
@@ -223,12 +234,22 @@ def _is_wide() -> bool:
     return target.current().backend != "hip"
 
 
-def tile_of(format: Format, tokens: int) -> GemmTile:
+def tile_of(format: Format, rows: int, columns: int, tokens: int) -> GemmTile:
     """The tile that is taken where nothing is tuned."""
     at = _tile(TILES, tokens)
+    known, tiles, places = (target.current().family, at.BT), cdiv(rows, at.BN), _places(at)
+    if (other := ONE_WAVE.get(known)) and places < tiles and cdiv(rows, other.BN) <= _places(other):
+        at = other
+    elif (other := FEWER_STEPS.get(known)) and tiles * cdiv(columns, UNIT * at.BU) < FEW_STEPS * places:
+        at = other
     if target.current().has_warpgroups and PLANES[format].high is ONES and at.BN >= 32 * WARPGROUP:
         return at._replace(num_warps=2 * WARPGROUP)  # four have too few registers for what is made of them
     return at
+
+
+def _places(at: GemmTile) -> int:
+    """Programs that run at once on the device."""
+    return at.programs * target.current().units
 
 
 def order(tokens: int) -> Order:
@@ -250,7 +271,7 @@ def splits_of(at: GemmTile, rows: int, tokens: int, units: int) -> int:
     no more than twice as many programs as places: what they hold at once is planned for.
     """
     tiles, steps = cdiv(rows, at.BN) * cdiv(tokens, at.BT), cdiv(units, at.BU)
-    places = at.programs * target.current().units
+    places = _places(at)
     most = max(1, min(MOST_SPLITS, steps // LEAST_STEPS, 2 * places // tiles))
     joining = at.BT / (32 * at.BU)
     took = lambda n: cdiv(tiles * n, places) * (cdiv(steps, n) + START_STEPS + (n > 1) * joining) + (n > 1)
@@ -276,7 +297,7 @@ def blocks(x: Halves, weights: tuple[Matrix, ...], bias, residual, out: torch.Te
 def products(x: Halves, weights: tuple[Matrix, ...], bias, residual, out: torch.Tensor) -> Parts | None:
     """The same, but where programs share columns: then nothing is added to their sums, and out is not written."""
     (T, N), U = out.shape, -(-weights[0].columns // UNIT)
-    tiles = [tuning.tile(gemm_blocks, tile_of(w.format, T), w.format.name, (w.rows, w.columns), T) for w in weights]
+    tiles = [tuning.tile(gemm_blocks, tile_of(w.format, w.rows, w.columns, T), w.format.name, (w.rows, w.columns), T) for w in weights]
     widest = max(range(len(weights)), key=lambda i: weights[i].rows)
     # Units of a program: the same for all matrices, in whole steps of each, and some for the last program too.
     step = max(at.BU for at in tiles)
@@ -285,13 +306,14 @@ def products(x: Halves, weights: tuple[Matrix, ...], bias, residual, out: torch.
     sums = scratch("parts", (splits, T, N), torch.float32, out) if splits > 1 else None
     if sums is not None:
         bias, residual, out = None, None, sums[0]
-    for (w, *ends), at in zip(apart(weights, bias, residual, out), tiles, strict=True):
-        _launch(x, w, at, *ends, splits, share)
+    for i, ((w, *ends), at) in enumerate(zip(apart(weights, bias, residual, out), tiles, strict=True)):
+        _launch(x, w, at, *ends, splits, share, i > 0)
     return None if sums is None else Parts(sums, x.largest)
 
 
-def _launch(x: Halves, w: Matrix, at: GemmTile, bias, residual, out: torch.Tensor, splits: int, share: int) -> None:
-    """The products by one matrix. If several programs share its columns, `out` is where the first of their parts goes."""
+def _launch(x: Halves, w: Matrix, at: GemmTile, bias, residual, out: torch.Tensor, splits: int, share: int, is_next: bool) -> None:
+    """The products by one matrix. If several programs share its columns, `out` is where the first of their parts goes. `is_next`: the
+    launch before multiplies the same x by another matrix."""
     (T, N), U, laid = out.shape, -(-w.columns // UNIT), order(len(out))
     assert at.BU % laid.MIX == 0 and share % at.BU == 0, (at, laid, share)
     values, (quants, high, *scales) = x.values, w.planes
@@ -303,8 +325,8 @@ def _launch(x: Halves, w: Matrix, at: GemmTile, bias, residual, out: torch.Tenso
         gemm_blocks, (cdiv(N, at.BN) * cdiv(T, at.BT), splits), values, x.largest, quants, high, *scales, w.bounds,
         bias, residual, out, T, N, U, share // at.BU, x.values.stride(0), *strides(residual, out), num_warps=at.num_warps,
         num_stages=at.num_stages, **parts_of(w.format), BT=at.BT, BN=at.BN, BU=at.BU, WHOLE=U % at.BU == 0,
-        PARTS=splits > 1, GROUPS=_is_group(at.num_warps, at.BN), WIDE=_is_wide(), **laid._asdict(), ISA=target.current().isa,
-        early=T <= EARLY_TOKENS,
+        PARTS=splits > 1, GROUPS=_is_group(at.num_warps, at.BN), WIDE=_is_wide(), **laid._asdict(), LATE=is_next,
+        ISA=target.current().isa,
     )  # fmt: skip
 
 
@@ -316,7 +338,7 @@ def scratch_bytes(tokens: int, matrices: list[tuple[int, int]]) -> int:
     if not matrices:
         return 0
     units = target.current().units
-    tiles = [at for at in _tiles(TILES) if at.BT < 2 * tokens]
+    tiles = [at for at in (*_tiles(TILES), *ONE_WAVE.values(), *FEWER_STEPS.values()) if at.BT < 2 * tokens]
     parts = max((4 * 2 * at.programs * units * at.BT * at.BN for at in tiles), default=0)
     return parts + max(halves.n_bytes(tokens, columns) for _, columns in matrices)
 

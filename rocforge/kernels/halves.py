@@ -21,6 +21,8 @@ from rocforge.kernels.sizes import cdiv, next_power_of_2
 
 # Blocks of 32 that a program has, and columns of floats that it has at a time.
 BLOCKS, COLUMNS = 64, 1024
+# Warps of a program that has a row, and columns that it has registers for.
+ROW_WARPS, MOST_COLUMNS = 16, 16384
 
 
 class Halves(NamedTuple):

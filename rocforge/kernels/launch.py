@@ -186,9 +186,12 @@ class Pool:
 
 
 class Program:
-    """Launches recorded once, to be run as often as wanted over the same buffers; copies `before` and `after` them."""
+    """Launches recorded once, to be run as often as wanted over the same buffers; copies `before` and `after` them.
+
+    `begins_early`: those recorded from now on may, where the device can."""
 
     def __init__(self, pool: Pool | None = None):
+        self.begins_early = True
         self.launches: list[Launch] = []
         self.before: list[Copy] = []
         self.after: list[Copy] = []
@@ -234,29 +237,34 @@ def graph_of(run: Callable[[], None]) -> torch.cuda.CUDAGraph:
     return graph
 
 
+def recording() -> Program | None:
+    """The program that launches are recorded into."""
+    return _recording.get()
+
+
 _recording: contextvars.ContextVar[Program | None] = contextvars.ContextVar("recording", default=None)
 
 
 def launch(
     kernel, grid: tuple[int, ...], *args,
-    num_warps: int = 4, num_stages: int = 2, fuses: bool = True, early: bool = True, **constants,
+    num_warps: int = 4, num_stages: int = 2, fuses: bool = True, **constants,
 ) -> None:  # fmt: skip
     """Launch `kernel` over `grid` programs on the current device, or record it.
 
     `args` in the kernel's order: tensors (the address of their first element is passed), ints,
     floats; `constants` its constexprs. `fuses`: a product and a sum may be rounded once for both. A
-    kernel that has the constexpr EARLY begins early where the device can (early.py), if it is to: `early`. A grid without
-    programs launches nothing.
+    kernel that has the constexpr EARLY begins early where the device can (early.py) and the recording Program lets it. A grid
+    without programs launches nothing.
     """
     if 0 in grid:
         return
     # Said each time: Triton's default for the fusing is another from release to release.
     options = {} if _interprets() else {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": fuses}
+    program = _recording.get()
     if "EARLY" in kernel.arg_names:
-        constants["EARLY"] = early = early and target.current().begins_early
+        constants["EARLY"] = early = target.current().begins_early and (program is None or program.begins_early)
         options |= {"launch_pdl": True} if early else {}
     made = Launch(kernel, grid, args, constants, options)
-    program = _recording.get()
     if program is not None:
         program.launches.append(made)
     else:

@@ -114,8 +114,8 @@ def weights_of(
     words, d, scales, m, mins, G: tl.constexpr, I: tl.constexpr, MASK: tl.constexpr, LIFTS: tl.constexpr,
     OFFSET: tl.constexpr, SCALED: tl.constexpr, MINS: tl.constexpr, SIGNED: tl.constexpr, ISA: tl.constexpr,
 ):  # fmt: skip
-    """Group G's weights of each unit by that of the row, float16 [BN, BU, word 4, byte % 2, byte // 2]. Scale and min are byte I of theirs,
-    d and m multiplied already.
+    """Group G's weights of each unit, float16 [BN, BU, word 4, byte // 2, byte % 2], by the unit of their row: d and m are 2^15 and
+    2^-9 of them over its top. Scale and min are byte I of theirs.
 
     Nothing here moves a value to another lane, so the compiler may do all of it where the matrix instructions want their
     operands: between shared memory, where words lie, and them.

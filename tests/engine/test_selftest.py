@@ -137,9 +137,9 @@ def test_mistakes_are_found(monkeypatch, module, op, words, changes):
 
 # The same of launches that do several ops: module, what it calls, the beginning of the case, changes.
 JOINED_MISTAKES = {
-    "one position back": ("chain", "rope_attention", "half, float16", {"positions": lambda x: x - 1}),
-    "the own key for the value": ("chain", "rope_attention", "half, 8 bits", {"qkv": lambda x: x.roll(2 * 64, 1)}),
-    "no norm": ("chain", "rope_attention", "half, 8 bits", {"q_norm": lambda _: None, "k_norm": lambda _: None}),
+    "one position back": ("attention", "rope_attention", "half, float16", {"positions": lambda x: x - 1}),
+    "the own key for the value": ("attention", "rope_attention", "half, 8 bits", {"qkv": lambda x: x.roll(2 * 64, 1)}),
+    "no norm": ("attention", "rope_attention", "half, 8 bits", {"q_norm": lambda _: None, "k_norm": lambda _: None}),
     "a root of another norm": ("gemv_norm", "linear_norm", JOINED, {"eps": lambda x: 2 * x}),
     "no root": ("gemv_rope", "linear_rope", JOINED, {"root": lambda _: None}),
     "an x shifted": ("gemv_rope", "linear_rope", JOINED, {"x": lambda x: type(x)(x[0].roll(1, 1), *x[1:])}),

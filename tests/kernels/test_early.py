@@ -75,6 +75,37 @@ def test_what_waits_is_in_the_code(launches):
     assert ran.stdout.split() == ["True", "False"], ran.stderr[-2000:]
 
 
+COMPILE_NEXT = """
+import re
+from rocforge.gguf.formats import Q4_K, Q6_K
+from rocforge.kernels import layout, launch
+from rocforge.kernels.cases import _meta, _q8
+from rocforge.kernels.inspect import compile_for
+from rocforge.kernels.matmul import linear
+from rocforge.kernels.target import use
+from tests.kernels.test_early import HOPPER
+for tokens in (8, 32):
+    with use(HOPPER), launch.record() as program:
+        weights = tuple(layout.empty(format, 1024, 4096, "meta") for format in (Q4_K, Q6_K))
+        linear(_q8(tokens, 4096), weights, None, None, _meta(tokens, 2048))
+        for made in program.launches[1:3]:
+            ptx = compile_for(made, HOPPER).asm["ptx"]
+            parts = ("griddepcontrol.wait", r"mma\\S*", r"st\\.global", "cp.async.ca[^;]* 16")
+            print(*(at[0].start() if (at := list(re.finditer(part, ptx))) else -1 for part in parts), sep=",")
+"""
+
+
+def test_the_next_matrix_does_not_wait_for_the_one_before():
+    """Of two matrices by the same x, the second's launch waits when it has multiplied, and before it writes; activations come past the
+    first cache."""
+    ran = subprocess.run([sys.executable, "-c", COMPILE_NEXT], cwd=ROOT, env=child_environment(), capture_output=True, text=True, check=False)
+    found = [tuple(map(int, line.split(","))) for line in ran.stdout.split()]
+    assert len(found) == 4, ran.stderr[-2000:]
+    for i, (wait, product, store, first_cache) in enumerate(found):
+        assert 0 < wait < store and first_cache == -1
+        assert (wait > product) == (i % 2 == 1), (i, wait, product)
+
+
 @pytest.mark.parametrize("target", [AMD["gfx942"], AMD["gfx1100"], AMPERE], ids=lambda target: target.arch)
 def test_elsewhere_launches_are_ordinary(target):
     for case in cases(target, every=False):

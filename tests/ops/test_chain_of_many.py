@@ -12,7 +12,7 @@ pytest.importorskip("triton", reason="triton is absent: pip install triton")
 import torch  # noqa: E402
 
 from rocforge.gguf.formats import Q8, Q4_K, Q6_K, Q8_0, Q8Cache  # noqa: E402
-from rocforge.kernels import activation, chain, gemm, launch, layout  # noqa: E402
+from rocforge.kernels import attention_decode, chain, gemm, halves, launch, layout  # noqa: E402
 from rocforge.kernels.backend import LAUNCHERS  # noqa: E402
 from rocforge.plan.ir import PAGE  # noqa: E402
 from tests.ops.blocks import random_blocks, random_q8  # noqa: E402
@@ -141,5 +141,44 @@ def test_swiglu(device, F):
         results.append(([made.kernel.__name__ for made in program.launches], out.cpu()))
     (plain, expected), (fewer, got) = results
     assert plain[:2] == ["swiglu_q8", "halves_of_q8"], plain
-    assert fewer == (plain if F > activation.MOST_COLUMNS else ["swiglu_halves", *plain[2:]]), fewer
+    assert fewer == (plain if F > halves.MOST_COLUMNS else ["swiglu_halves", *plain[2:]]), fewer
     assert torch.equal(got, expected) and not torch.isnan(got).any()
+
+
+@pytest.mark.parametrize("most", [halves.MOST_COLUMNS, 64], ids=["fits", "too wide"])
+@pytest.mark.parametrize("programs", [1, 1000], ids=["whole", "parts"])
+def test_attention(device, programs, most, monkeypatch):
+    """attention, linear: of parts that are joined halves are made at once, where a program holds a row. Its sums go the parts in
+    order, where those of join_splits go lanes in pairs: U is lost of each of 8 in either, and the 8 bits may be of the next value then."""
+    T, H, G, D, pages, N, results = 9, 6, 3, 32, 27, 40, []
+    monkeypatch.setitem(attention_decode.PROGRAMS, "interpreter", programs)
+    monkeypatch.setattr("rocforge.kernels.attention.MOST_COLUMNS", most)
+    for launch_all in (one_by_one, together):
+        rng = np.random.default_rng(0)
+        tensor = lambda *shape: torch.from_numpy(rng.standard_normal(shape).astype(np.float32)).to(device)
+        ints = lambda values: torch.tensor(values, dtype=torch.int32, device=device)
+        weights = (layout.matrix(random_blocks(Q8_0, N, H * D, rng), Q8_0, N, H * D, device=device),)
+        h, out = q8(T, H * D, device), torch.full((T, N), torch.nan, device=device)
+        k, v = (tensor(pages, G, PAGE, D).half() for _ in range(2))
+        ops = [
+            ("attention", {
+                "qkv": tensor(T, (H + 2 * G) * D), "positions": ints([80, 3, 0, -1, 31, 32, 33, 64, 95]), "sequences": ints(list(range(T))),
+                "page_table": torch.arange(pages, dtype=torch.int32, device=device).view(T, 3), "k_cache": k, "v_cache": v, "out": h,
+                "heads": H, "kv_heads": G, "head_dim": D, "scale": D**-0.5, "window": 0,
+            }),
+            ("linear", {"x": h, "weights": weights, "bias": None, "residual": None, "out": out}),
+        ]  # fmt: skip
+        with launch.record() as program:
+            launch_all(ops)
+        program.run()
+        results.append(([made.kernel.__name__ for made in program.launches], out.cpu()))
+    (plain, expected), (fewer, got) = results
+    is_joined = programs > 1 and most > 64
+    assert plain[1:3] == (["join_splits", "halves_of_q8"] if programs > 1 else ["halves_of_q8", "gemm_blocks"]), plain
+    assert fewer == ([plain[0], "halves_of_splits", *plain[3:]] if is_joined else plain), fewer
+    assert not torch.isnan(got).any()
+    if not is_joined:
+        assert torch.equal(got, expected)
+        return
+    one_value = float(v.abs().max()) / 127 * float(weights[0].bounds.max()) * 128  # a step of 8 bits, times the largest weight
+    assert ((got - expected).abs() <= 2 * one_value).all() and (got == expected).float().mean() > 0.5
