@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import triton
 
@@ -116,7 +116,7 @@ def loop_of_amdgcn(asm: str) -> Loop:
     return _loop(asm, _AMDGCN)
 
 
-def amdgcn(asm: str) -> dict[str, int]:
+def amdgcn(asm: str) -> dict[str, Any]:
     """Fields of inspect.Row. LLVM says at the end which registers the code needs, and how many waves they leave room for."""
 
     def field(pattern: str) -> int:
@@ -140,6 +140,7 @@ def amdgcn(asm: str) -> dict[str, int]:
         load_32=count(load + r"(?:dword|b32)\b"),
         load_16=count(load + r"(?:[us]short|short_d16|[us]byte|[ui]16|[ui]8|d16)"),
         code_bytes=field(r"; codeLenInByte = (\d+)"),
+        keeps_small_halves=field(r"\.amdhsa_float_denorm_mode_16_64 (\d)") == 3,
     )  # fmt: skip
 
 
@@ -202,7 +203,7 @@ def main_loop_of_sass(asm: str) -> list[str]:
     return _main_loop(asm, _SASS)
 
 
-def sass(asm: str) -> dict[str, int]:
+def sass(asm: str) -> dict[str, Any]:
     """Fields of inspect.Row. Spills are loads from and stores to a lane's own memory; scalar registers are not counted."""
     instructions = [line for line in asm.splitlines() if _SASS.instruction.match(line)]
     widths = [n for line in instructions if (n := _sass_loaded(line))]
@@ -225,4 +226,5 @@ def sass(asm: str) -> dict[str, int]:
         load_32=widths.count(4),
         load_16=widths.count(2) + widths.count(1),
         code_bytes=_INSTRUCTION_BYTES * len(instructions),
+        keeps_small_halves=count(r"H(?:ADD|MUL|FMA)2\S*\.FTZ") == 0,
     )

@@ -135,14 +135,15 @@ def step_of(
         token = tokens if WIDE else tl.minimum(tokens, T - 1)
         column = first * 64 + tl.arange(0, BU * 64)
         at = x + token[None, :] * x_stride + column[:, None]
-        if WIDE and WHOLE:
-            return tl.load(at, mask=(tokens < T)[None, :], other=0, cache_modifier=CACHE)
-        elif WIDE:
-            return tl.load(at, mask=(column < x_stride)[:, None] & (tokens < T)[None, :], other=0, cache_modifier=CACHE)
-        elif WHOLE:
+        there = None
+        if not WHOLE:
+            there = (column < x_stride)[:, None]
+        if WIDE:
+            there = (tokens < T)[None, :] if WHOLE else there & (tokens < T)[None, :]
+        if there is None:
             return tl.load(at, cache_modifier=CACHE)
         else:
-            return tl.load(at, mask=(column < x_stride)[:, None], other=0, cache_modifier=CACHE)
+            return tl.load(at, mask=there, other=0, cache_modifier=CACHE)
 
 
 @triton.jit(do_not_specialize=["T", "steps"])

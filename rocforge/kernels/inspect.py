@@ -33,7 +33,8 @@ class Row:
     """One kernel's machine code. Counts are of instructions in the code, not of executions.
 
     `spills` are registers saved to memory and bytes of scratch; `waves_per_simd` is what registers (by LLVM's reckoning for
-    AMD shared memory too) leave room for; `load_128` and so on are loads from global memory by bits a lane.
+    AMD shared memory too) leave room for; `load_128` and so on are loads from global memory by bits a lane. `keeps_small_halves`:
+    operands and results below float16's normal range are not taken for 0.
     """
 
     op: str
@@ -52,6 +53,7 @@ class Row:
     load_32: int
     load_16: int
     code_bytes: int
+    keeps_small_halves: bool
 
 
 def source(launch: Launch, target: Target) -> ASTSource:

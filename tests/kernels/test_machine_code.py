@@ -100,6 +100,12 @@ def test_matrix_products_use_matrix_instructions(table):
         assert not wrong([row for row in on_lanes if "D256" not in row["tile"] or not target.arch.startswith("gfx11")])
 
 
+def test_halves_below_their_normal_range_are_kept(table):
+    """Of such halves weights are made (weights.py)."""
+    _, found = table
+    assert not wrong([row for row in found if row["kernel"] == "gemm_blocks" and not row["keeps_small_halves"]])
+
+
 def test_integer_products_use_dot_instructions(table):
     target, found = table
     products = [row for row in found if row["kernel"] == "gemv_blocks"]
