@@ -180,7 +180,7 @@ def test_no_candidate_has_lanes_without_work():
 
 # ---- the cost model
 
-ROW = Row("linear", "gemv_blocks", "Q4_K", "", 64, 32, 0, 0, 16, 0, 64, 8, 0, 4, 4, 4000)
+ROW = Row("linear", "gemv_blocks", "Q4_K", "", 64, 32, 0, 0, 16, 0, 64, 8, 0, 4, 4, 4000, True)
 LOOP = Loop(100, 128, 100, 16)
 
 
