@@ -13,7 +13,8 @@ kernels leave it out by the format's traits (see Decoder).
 
 The rows are `top` + rows [BN], an integer and a tensor of them, U the units of a row. Of the BU units from `first` on, those
 from `end` on are 0; if that is None, there are as many.
-layout.py draws the planes.
+layout.py draws the planes. A new format has an entry here, in layout.py (PLANES, REPACK, and MOST_SCALE if its scales are integers), in
+weights.py (LIFTED), and in dots.py if its values need a way of their own.
 """
 
 from typing import Any, NamedTuple

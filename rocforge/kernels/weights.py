@@ -2,7 +2,7 @@
 
     w[n, k] / unit[n] = S * (value[n, k] * 2^-24) + M       S = f16(2^15 * d * scale / top[n]), of k's group (decode.py)
                                                             M = f16(2^-9 * m * min / top[n]), or -OFFSET * 2^-24 * S
-    top[n]: the power of two from bounds[n] (layout.Matrix) on; unit[n] = 2^9 * top[n]
+    top[n]: the least power of two that is not below bounds[n] (layout.Matrix); unit[n] = 2^9 * top[n]
 
 A half whose last bits are a value, all others being 0, is value * 2^-24, since halves' steps are even there. So a mask makes two halves
 of a word, and nothing is converted; and S is as large as halves allow, whatever the scales of a row are. Values may stay where their
