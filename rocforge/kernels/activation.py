@@ -75,7 +75,7 @@ def swiglu_halves(x, out, largest, F, out_stride, BB: tl.constexpr, MIX: tl.cons
 
 def fits(gate_up: torch.Tensor) -> bool:
     """Whether one program holds a row of what is made of it in its registers."""
-    return gate_up.shape[1] // 2 <= halves.MOST_COLUMNS
+    return halves.fits(gate_up.shape[1] // 2)
 
 
 def to_halves(gate_up: torch.Tensor, order: Order) -> Halves:

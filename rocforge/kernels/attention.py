@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from rocforge.gguf.formats import Q8, Q8_BLOCK, Q8Cache
-from rocforge.kernels import target, tuning
+from rocforge.kernels import halves, target, tuning
 from rocforge.kernels.attention_block import (
     NEVER,
     Tiles,
@@ -28,7 +28,7 @@ from rocforge.kernels.attention_decode import DECODE, Splits, Turn, decode, join
 from rocforge.kernels.attention_lanes import attend
 from rocforge.kernels.columns import Order
 from rocforge.kernels.early import wait
-from rocforge.kernels.halves import MOST_COLUMNS, Halves
+from rocforge.kernels.halves import Halves
 from rocforge.kernels.launch import launch
 from rocforge.kernels.rope import LAYOUTS, rope_store
 from rocforge.kernels.sizes import cdiv, next_power_of_2
@@ -231,7 +231,7 @@ def to_halves(order: Order, *, out: "torch.Tensor | Q8", **given) -> Halves | No
     as by attention()."""
     inputs, sizes, shape = _arranged(**given, out=out)
     parts = _attend(inputs, out, sizes, shape)
-    if parts is not None and sizes[1] * shape["GROUP"] * shape["D"] <= MOST_COLUMNS:
+    if parts is not None and halves.fits(sizes[1] * shape["GROUP"] * shape["D"]):
         return join_to_halves(parts, order)
     join(parts, out)
     return None

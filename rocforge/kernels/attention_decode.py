@@ -182,6 +182,14 @@ def store_heads(x, values, scales, sums, first, heads, D: tl.constexpr):
     store_q8(x, values + first * D, scales + first * (D // 32), sums + first * (D // 16), row * (D // 32) + block, there)
 
 
+@triton.jit
+def with_part(m, l, acc, part, total, values):
+    """The sums m [n], l [n] and acc [n, columns] with one more of each; the formula at the top of the file."""
+    largest = tl.maximum(m, part)
+    weight, shrink = tl.exp2(part - largest), tl.exp2(m - largest)
+    return largest, l * shrink + total * weight, acc * shrink[:, None] + values * weight[:, None]
+
+
 @triton.jit(do_not_specialize=["splits"])
 def join_splits(
     part_acc, part_m, part_l, out, out_scales, out_sums, splits, D: tl.constexpr, BD: tl.constexpr, BS: tl.constexpr,
@@ -202,11 +210,7 @@ def join_splits(
         part = tl.load(part_m + at, mask=i < splits, other=NEVER)
         total = tl.load(part_l + at, mask=i < splits, other=0)
         values = tl.load(part_acc + at[:, None] * D + d[None, :], mask=(i < splits)[:, None] & (d < D)[None, :], other=0)
-        largest = tl.maximum(m, part)
-        weight, shrink = tl.exp2(part - largest), tl.exp2(m - largest)
-        l = l * shrink + total * weight
-        acc = acc * shrink[:, None] + values * weight[:, None]
-        m = largest
+        m, l, acc = with_part(m, l, acc, part, total, values)
     weight = tl.exp2(m - tl.max(m, 0))
     l, acc = tl.sum(l * weight, 0), tl.sum(acc * weight[:, None], 0)
     acc /= tl.where(l == 0, 1, l)
@@ -236,11 +240,7 @@ def halves_of_splits(
         part = tl.load(part_m + at, mask=there, other=NEVER)
         total = tl.load(part_l + at, mask=there, other=0)
         values = tl.load(part_acc + at[:, None] * D + i % D, mask=there[:, None], other=0)
-        new = tl.maximum(m, part)
-        weight, shrink = tl.exp2(part - new), tl.exp2(m - new)
-        l = l * shrink + total * weight
-        acc = acc * shrink[:, None] + values * weight[:, None]
-        m = new
+        m, l, acc = with_part(m, l, acc, part, total, values)
     acc /= tl.where(l == 0, 1, l)[:, None]
     store_halves(acc, out + t * columns, largest + t, columns, MIX, PAIRED)
 

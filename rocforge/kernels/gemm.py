@@ -75,10 +75,10 @@ TILES: dict[str, list[GemmTile]] = {
     "interpreter": [GemmTile(32, 32, 2, 1, 1, 1)],
 }
 
-# Others for some matrices, by the target's family and the default's BT: where only this one's tiles run all at once; and where the
-# default has fewer steps than FEW_STEPS for each place.
-ONE_WAVE: dict[tuple[str, int], GemmTile] = {("nvidia", 8): GemmTile(8, 32, 8, 2, 2, 8)}
-FEWER_STEPS: dict[tuple[str, int], GemmTile] = {("nvidia", 32): GemmTile(32, 64, 4, 4, 3, 2)}
+# Others for some matrices, by the target's family, then by the default's BT: where only this one's tiles run all at once; and where
+# the default has fewer steps than FEW_STEPS for each place.
+ONE_WAVE: dict[str, dict[int, GemmTile]] = {"nvidia": {8: GemmTile(8, 32, 8, 2, 2, 8)}}
+FEWER_STEPS: dict[str, dict[int, GemmTile]] = {"nvidia": {32: GemmTile(32, 64, 4, 4, 3, 2)}}
 FEW_STEPS = 8
 
 PLAIN: dict[str, list[FloatsTile]] = {
@@ -114,6 +114,10 @@ def _tiles(by_family: dict[str, list]) -> list:
 def _tile(by_family: dict[str, list], T: int):
     tiles = _tiles(by_family)
     return next((tile for tile in tiles if tile.BT >= T), tiles[-1])
+
+
+def _others(by_family: dict[str, dict[int, GemmTile]]) -> dict[int, GemmTile]:
+    return by_family.get(target.current().family, {})
 
 
 def sizes() -> tuple[int, ...]:
@@ -238,10 +242,10 @@ def _is_wide() -> bool:
 def tile_of(format: Format, rows: int, columns: int, tokens: int) -> GemmTile:
     """The tile that is taken where nothing is tuned."""
     at = _tile(TILES, tokens)
-    known, tiles, places = (target.current().family, at.BT), cdiv(rows, at.BN), _places(at)
-    if (other := ONE_WAVE.get(known)) and places < tiles and cdiv(rows, other.BN) <= _places(other):
+    tiles, places = cdiv(rows, at.BN), _places(at)
+    if (other := _others(ONE_WAVE).get(at.BT)) and places < tiles and cdiv(rows, other.BN) <= _places(other):
         at = other
-    elif (other := FEWER_STEPS.get(known)) and tiles * cdiv(columns, UNIT * at.BU) < FEW_STEPS * places:
+    elif (other := _others(FEWER_STEPS).get(at.BT)) and tiles * cdiv(columns, UNIT * at.BU) < FEW_STEPS * places:
         at = other
     if target.current().has_warpgroups and PLANES[format].high is ONES and at.BN >= 32 * WARPGROUP:
         return at._replace(num_warps=2 * WARPGROUP)  # four have too few registers for what is made of them
@@ -339,7 +343,8 @@ def scratch_bytes(tokens: int, matrices: list[tuple[int, int]]) -> int:
     if not matrices:
         return 0
     units = target.current().units
-    tiles = [at for at in (*_tiles(TILES), *ONE_WAVE.values(), *FEWER_STEPS.values()) if at.BT < 2 * tokens]
+    known = (*_tiles(TILES), *_others(ONE_WAVE).values(), *_others(FEWER_STEPS).values())
+    tiles = [at for at in known if at.BT < 2 * tokens]
     parts = max((4 * 2 * at.programs * units * at.BT * at.BN for at in tiles), default=0)
     return parts + max(halves.n_bytes(tokens, columns) for _, columns in matrices)
 

@@ -59,6 +59,11 @@ def store_halves(y, out, largest, columns, MIX: tl.constexpr, PAIRED: tl.constex
     tl.store(to, h, mask=(block < columns // 32)[:, None])
 
 
+def fits(columns: int) -> bool:
+    """Whether one program holds a row of so many in its registers."""
+    return columns <= MOST_COLUMNS
+
+
 def empty(T: int, K: int, order: Order, like: torch.Tensor) -> Halves:
     """For T rows of K columns in this order, to be written by the next launch: they hold until others are asked for."""
     return _scratch(T, padded(K, order), like)

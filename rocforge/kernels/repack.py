@@ -57,14 +57,14 @@ def _entries(format: Format, name: str, device: torch.device) -> torch.Tensor:
     return tables(format)[name].entries.to(device)
 
 
-@triton.jit(do_not_specialize=["block_row", "plane_row", "part_bytes", "cell_bytes", "cell_part", "most_scale"])
+@triton.jit(do_not_specialize=["first", "block_row", "plane_row", "part_bytes", "cell_bytes", "cell_part", "most_scale"])
 def move_bits(
-    blocks, entries, plane, bounds, block_row, plane_row, part_bytes, cell_bytes, cell_part, most_scale,
+    blocks, entries, plane, bounds, first, block_row, plane_row, part_bytes, cell_bytes, cell_part, most_scale,
     B: tl.constexpr, STRIDE: tl.constexpr,
 ):  # fmt: skip
     """Program (r, i): B bytes of row r of a plane, of the row's blocks. Bytes of a row: block_row of blocks, plane_row and
     part_bytes of the plane and its parts; of a cell: cell_bytes of blocks, cell_part of a part. STRIDE halves lie from d to d,
-    between two an m; 0 in a plane that has none: see Matrix.bounds."""
+    between two an m; 0 in a plane that has none: see Matrix.bounds, whose row `first` is the first here."""
     row, at = tl.program_id(0).to(tl.int64), tl.program_id(1) * B + tl.arange(0, B)
     there, part = at < plane_row, at // part_bytes
     cell, within = at % part_bytes // cell_part, at % part_bytes % cell_part
@@ -81,7 +81,7 @@ def move_bits(
         half = (low | high << 8).to(tl.int16).to(tl.float16, bitcast=True)
         share = tl.where(tl.arange(0, STRIDE) == 0, 1.0, M_SHARE)[None, :]
         largest = tl.max(tl.max(tl.abs(half.to(tl.float32)) * share, 1), 0)
-        tl.atomic_max(bounds + row, largest * most_scale)
+        tl.atomic_max(bounds + first + row, largest * most_scale)
 
 
 def fill(matrix: layout.Matrix, raw: torch.Tensor, first: int = 0) -> None:
@@ -96,6 +96,6 @@ def fill(matrix: layout.Matrix, raw: torch.Tensor, first: int = 0) -> None:
         plane_row = plane.shape[1]
         launch(
             move_bits, (len(raw), cdiv(plane_row, BYTES)), raw, _entries(matrix.format, name, raw.device), plane,
-            matrix.bounds[first:], raw.shape[1], plane_row, plane_row // n_parts, table.cell_bytes, cell_part,
+            matrix.bounds, first, raw.shape[1], plane_row, plane_row // n_parts, table.cell_bytes, cell_part,
             float(layout.MOST_SCALE.get(matrix.format, 1)), num_warps=WARPS, B=BYTES, STRIDE=stride if name == of_d else 0,
         )  # fmt: skip

@@ -90,8 +90,10 @@ for tokens in (8, 32):
         linear(_q8(tokens, 4096), weights, None, None, _meta(tokens, 2048))
         for made in program.launches[1:3]:
             ptx = compile_for(made, HOPPER).asm["ptx"]
-            parts = ("griddepcontrol.wait", r"mma\\S*", r"st\\.global", "cp.async.ca[^;]* 16")
-            print(*(at[0].start() if (at := list(re.finditer(part, ptx))) else -1 for part in parts), sep=",")
+            wait, store = (re.search(part, ptx).start() for part in ("griddepcontrol.wait", r"st\\.global"))
+            products = [at.start() for at in re.finditer(r"mma\\.", ptx)]
+            copies = re.findall(r"cp\\.async\\.(c[ag])[^;]*, 0x10,", ptx)  # of 16 bytes
+            print(wait, products[0], products[-1], store, "ca" in copies, "cg" in copies, sep=",")
 """
 
 
@@ -99,11 +101,12 @@ def test_the_next_matrix_does_not_wait_for_the_one_before():
     """Of two matrices by the same x, the second's launch waits when it has multiplied, and before it writes; activations come past the
     first cache."""
     ran = subprocess.run([sys.executable, "-c", COMPILE_NEXT], cwd=ROOT, env=child_environment(), capture_output=True, text=True, check=False)
-    found = [tuple(map(int, line.split(","))) for line in ran.stdout.split()]
+    found = [tuple(map(ast.literal_eval, line.split(","))) for line in ran.stdout.split()]
     assert len(found) == 4, ran.stderr[-2000:]
-    for i, (wait, product, store, first_cache) in enumerate(found):
-        assert 0 < wait < store and first_cache == -1
-        assert (wait > product) == (i % 2 == 1), (i, wait, product)
+    for i, (wait, first_product, last_product, store, kept, past) in enumerate(found):
+        assert wait > last_product if i % 2 else wait < first_product, i
+        assert wait < store and not kept
+        assert past or i >= 2, i  # 32 tokens come by boxes
 
 
 @pytest.mark.parametrize("target", [AMD["gfx942"], AMD["gfx1100"], AMPERE], ids=lambda target: target.arch)

@@ -148,11 +148,12 @@ def test_swiglu(device, F):
 @pytest.mark.parametrize("most", [halves.MOST_COLUMNS, 64], ids=["fits", "too wide"])
 @pytest.mark.parametrize("programs", [1, 1000], ids=["whole", "parts"])
 def test_attention(device, programs, most, monkeypatch):
-    """attention, linear: of parts that are joined halves are made at once, where a program holds a row. Its sums go the parts in
-    order, where those of join_splits go lanes in pairs: U is lost of each of 8 in either, and the 8 bits may be of the next value then."""
+    """attention, linear: of parts that are joined halves are made at once, where a program holds a row. Its sums
+    take the parts in order, those of join_splits by pairs of lanes: where that rounds a value to the next of its 8 bits, a row differs,
+    here in no more than two of them."""
     T, H, G, D, pages, N, results = 9, 6, 3, 32, 27, 40, []
     monkeypatch.setitem(attention_decode.PROGRAMS, "interpreter", programs)
-    monkeypatch.setattr("rocforge.kernels.attention.MOST_COLUMNS", most)
+    monkeypatch.setattr("rocforge.kernels.halves.MOST_COLUMNS", most)
     for launch_all in (one_by_one, together):
         rng = np.random.default_rng(0)
         tensor = lambda *shape: torch.from_numpy(rng.standard_normal(shape).astype(np.float32)).to(device)

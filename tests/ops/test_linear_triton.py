@@ -34,11 +34,11 @@ def bound(room, x, data, format):
     Few tokens, blocks: integers are exact; of a unit's part the products with d, m and x's scale and
     their sums lose U each (6), then K/64 additions of a lane and of the lanes' tree (10 at the most);
     the oracle's own weights are rounded three times. Floats: K additions at the most, in any order.
-    Many tokens, blocks: of a weight over its row's unit, the scale loses H in float16, the minimum H, and their sum with the
-    product H, once, where that is fused with the product, or the interpreter, which does not, H of the product with the
-    stored value and of the zero that it then takes off; x's values lose H, whose scale is rounded twice (2 U). Below float16's
-    normal range (2^-14) rounding is absolute: 2^-25 of the product, the minimum and their sum, times the unit, which is 2^9 times
-    less than twice the row's bound; and 2^-25 of x over its row's largest scale. Sums: U for each of K columns, twice as much where matrix units truncate. F16 weights are as
+    Many tokens, blocks: of a weight over its row's unit, the scale loses H in float16, the minimum H, and their sum H, with which the
+    product is rounded as one; x's values lose H, whose scale is rounded twice (2 U): 3 H in all. The interpreter rounds the product too:
+    H more of it, and of the zero that is in it, a power of two. Below float16's normal range (2^-14) rounding is absolute: 2^-25 of the
+    product, the minimum and their sum, times the unit, which is 2^9 times less than twice the row's bound; and 2^-25 of x over its row's
+    largest scale. Sums: U for each of K columns, twice as much where matrix units truncate. F16 weights are as
     they are, and x is divided by its row's largest value. BF16 and F32: a bfloat16 is off by 2^-8, the second part of two
     by 2^-16, and so is what the product of the lower parts would add: 3 times 2^-16. The interpreter truncates where the
     compiler rounds: each is off by twice as much, so 4 times that.
@@ -59,9 +59,9 @@ def bound(room, x, data, format):
     bounds, sums_of_x = layout.matrix(data, format, len(data), K, "cpu").bounds.double().numpy(), float_x.sum(1, keepdims=True)
     small_w = 3 * 2.0**-25 * 2**9 * 2 * bounds * sums_of_x
     if room.is_slow and (zero := 128 if DECODE[format].SIGNED else DECODE[format].OFFSET):
-        small_w += 2 * H * zero * bounds * sums_of_x
+        small_w += H * zero * bounds * sums_of_x
     small_x = 2.0**-25 * x.scales.max(1, keepdims=True) * magnitudes(data, format).sum(1)[None]
-    return size * (4 * H + sums) * (1 + 3 * H) + small_w + small_x
+    return size * ((4 if room.is_slow else 3) * H + sums) * (1 + 3 * H) + small_w + small_x
 
 
 def check(room, x, data, format):
