@@ -33,11 +33,13 @@ def test_a_launch_is_timed_in_its_place(backend):
     for _ in range(25):
         start_s = time.perf_counter()
         times_s = run()
-        found.append((*times_s, time.perf_counter() - start_s))
-    one, three, none, last, whole = np.min(found, axis=0)  # what disturbs makes it longer
+        whole_s = time.perf_counter() - start_s
+        found.append((*times_s, whole_s - sum(times_s)))
+    # What disturbs makes it longer. The rest is of one run each: the least times of several runs are less than any whole.
+    one, three, none, last, rest = np.min(found, axis=0)
     assert three == pytest.approx(3 * one, rel=0.1) and last == pytest.approx(one, rel=0.1)
     assert 0 <= none < 0.01 * one
-    assert one + three + none + last == pytest.approx(whole, rel=0.05)
+    assert 0 <= rest < 0.05 * (one + three + last)
 
 
 def test_limits_are_the_machines(backend):
