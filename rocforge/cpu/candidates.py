@@ -9,7 +9,7 @@ from typing import Any
 from rocforge.cpu.attention import tokens_at_once
 from rocforge.cpu.lanes import ROWS
 from rocforge.cpu.layout import TOKENS
-from rocforge.cpu.rows import GROUP
+from rocforge.cpu.rows import AT_ONCE, GROUP
 from rocforge.cpu.tiles import piece_of, splits_of
 from rocforge.probe.tuned import Key
 
@@ -28,7 +28,7 @@ FACTORS: dict[str, dict[str, tuple[float, ...]]] = {
 def _groups(tile: Any, key: Key, threads: int) -> Any:
     """Groups ahead; beyond a thread's share of the rows there is nothing that it will need."""
     N, K = key.shape
-    return min(tile.AHEAD, -(-N // (2 * threads)) * -(-K // GROUP))
+    return min(tile.AHEAD, -(-N // (AT_ONCE * threads)) * -(-K // GROUP))
 
 
 def _panels(tile: Any, key: Key, threads: int, step: int) -> Any:

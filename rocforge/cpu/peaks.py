@@ -10,7 +10,7 @@ import numpy as np
 
 from rocforge.cpu.amx import CONFIG_BYTES, configure_whole, dot_tiles, has_tiles, release
 from rocforge.cpu.dots import add_word_small, has_registers
-from rocforge.cpu.isa import fma, load, stack, store, store_i64, zero
+from rocforge.cpu.isa import fma, load, prefetch_far, stack, store, store_i64, zero
 from rocforge.cpu.threads import aligned, inline, kernel, launch, share, words
 from rocforge.cpu.tier import tier
 
@@ -20,6 +20,8 @@ READ_BYTES, LEAST_BYTES = 128 << 20, 64 << 10
 # Products of a vector in one measurement of a peak: some milliseconds. Tiles make 256 of these at once.
 PRODUCTS = 12 * 400_000
 TILE_PRODUCTS = 4 * 25_000
+# Where a thread reads in turn: see rows.py.
+PLACES = 4
 # Where results go, so that they are computed: a line for the size of the team, and one for each thread.
 LINE, MOST_THREADS = 64, 1024
 
@@ -44,26 +46,38 @@ def _best_s(backend, record: Callable[[], None]) -> float:
 # ---- bandwidth
 
 
-@kernel
-def read_lines(args, tid, team):
-    """Reads n times 256 bytes, `passes` times over, each thread its share."""
+@inline
+def read_places(args, tid, team, ahead):
+    """Reads n times 256 bytes at each of PLACES, `passes` times over, each thread its share; asks for bytes `ahead` of them, if that
+    is not 0."""
     data, n, passes, out = words(args, 4)
     start, stop = share(n, tid, team)
     a, b, c, d = zero16(), zero16(), zero16(), zero16()
     for _ in range(passes):
         for i in range(start, stop):
-            p = data + 256 * i
-            a, b, c, d = a ^ load16(p), b ^ load16(p + 64), c ^ load16(p + 128), d ^ load16(p + 192)
+            for place in range(PLACES):
+                p = data + 256 * (n * place + i)
+                if ahead != 0:
+                    for line in range(0, 256, LINE):
+                        prefetch_far(p + ahead + line)
+                a, b, c, d = a ^ load16(p), b ^ load16(p + 64), c ^ load16(p + 128), d ^ load16(p + 192)
     store16(out + LINE * (1 + tid), (a ^ b) ^ (c ^ d))
+
+
+# A cache is read faster without asking ahead, memory with.
+READS = (
+    kernel(lambda args, tid, team: read_places(args, tid, team, 0)),
+    kernel(lambda args, tid, team: read_places(args, tid, team, 768)),
+)
 
 
 def bandwidth(backend, n_bytes: int) -> float:
     """Bytes a second that all threads read of a buffer of `n_bytes`, again and again, each the same part of it."""
-    n = max(1, n_bytes // 256)
-    data = aligned(256 * n)
+    n = max(1, n_bytes // (256 * PLACES))
+    data = aligned(256 * PLACES * n)
     data.fill(1)
-    passes = -(-READ_BYTES // (256 * n))
-    return 256 * n * passes / _best_s(backend, lambda: launch(read_lines, data, n, passes, _out()))
+    passes = -(-READ_BYTES // len(data))
+    return passes * len(data) / min(_best_s(backend, lambda read=read: launch(read, data, n, passes, _out())) for read in READS)
 
 
 # ---- peaks

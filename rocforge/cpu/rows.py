@@ -1,9 +1,14 @@
-"""out = x W^T for a few tokens: two rows at a time, read once for all of them. As matmul.py says, bit for bit.
+"""out = x W^T for a few tokens: a few rows at a time, read once for all of them. As matmul.py says, bit for bit.
 
 A step of few tokens is bound by reading the weights. So rows are taken as they lie in memory, without
 the transposition that a tile of 16 rows needs, and unpacked in registers only. Of the 16 lanes, the
-first eight are the strips of 256 columns of one row, the others those of the next: the eight partial
+first eight are the strips of 256 columns of one row, the others those of another: the eight partial
 sums that matmul.py tells of.
+
+A core waits for its memory line by line, and longest where a page begins, which its prefetcher does not
+look beyond and whose address it has to find first. So the rows at a time lie far apart, and each is
+followed by its neighbour: where one begins a page, the others are within theirs. (Two cores of a Xeon
+read pages of 4 KiB with 26 GB/s in one place each, 28 in two, 31 in four, and huge pages with 31, 35, 34.)
 """
 
 from typing import NamedTuple
@@ -32,6 +37,7 @@ from rocforge.cpu.isa import (
     shuffle,
     stack,
     store,
+    store_i64,
     sum_f32,
     zero,
 )
@@ -42,13 +48,17 @@ from rocforge.gguf.formats import IQ4_NL, IQ4_XS, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, 
 # Tokens of a step, at the most, for which reading rows beats unpacking tiles.
 FEW = 3
 GROUP = 256
-# Groups by which weights are asked for before their use: far ahead (Fetch) into the second-level cache, enough to
+# Rows at once, a pair of which is multiplied after the other.
+PAIRS = 2
+AT_ONCE = 2 * PAIRS
+MOST_BYTES = 512  # no group of a row is longer
+# Groups of a row by which weights are asked for before their use: far ahead (Fetch) into the second-level cache, enough to
 # cover the memory's latency, and near into the first, which has few lines to wait for at a time.
-NEAR = 2
+NEAR = 3
 
 load_words, store_words = load(16, "i32"), store(16, "i32")
 load_lanes, store_lanes, zero_lanes, fused = load(16, "f32"), store(16, "f32"), zero(16, "f32"), fma(16)
-_acc, _rows = stack(64 * FEW), stack(2 * 512)
+_acc, _at, _tails = stack(64 * FEW * PAIRS), stack(8 * AT_ONCE), stack(MOST_BYTES * AT_ONCE)
 _T = 7  # which word of the arguments is the number of tokens
 # Room for whole vectors, in which they are cleared.
 _values, _scales, _sums = stack(GROUP * FEW), stack(64 * FEW), stack(64 * FEW)
@@ -88,12 +98,12 @@ copy = instruction(
 
 
 class Fetch(NamedTuple):
-    """What suits one machine and not another: `AHEAD`, groups of a pair of rows and of those behind it."""
+    """What suits one machine and not another: `AHEAD`, groups of a row and of those behind it."""
 
     AHEAD: int
 
 
-DEFAULT = Fetch(32)
+DEFAULT = Fetch(8)
 
 
 @inline
@@ -125,10 +135,10 @@ def mark(sums, scales, marks, layout):
 
 
 @inline
-def add_group(acc, row, next_row, values, scales, marks, dot, layout):
+def add_group(acc, row, other, values, scales, marks, dot, layout):
     """p of matmul.py after eight strips of two rows; the activations' parts by their addresses."""
     row_values, scale, next_scale, minimum, next_minimum = row
-    other_values, other_scale, other_next_scale, other_minimum, other_next_minimum = next_row
+    other_values, other_scale, other_next_scale, other_minimum, other_next_minimum = other
     low, high = halves(row_values, values, dot), halves(other_values, values, dot)
     if layout.offset != 0:
         taken_off = load_words(marks)
@@ -164,68 +174,77 @@ def rows(args, tid, team, unpack, dot, layout):
 
 
 @inline
+def pad(tail, parts, K, whole, T):
+    """The activations behind the last whole group of each token, with zeros behind them; both as (values, scales, sums)."""
+    values, scales, sums = parts
+    tail_values, tail_scales, tail_sums = tail
+    clear(tail_values, GROUP * T)
+    clear(tail_scales, 32 * T)
+    clear(tail_sums, 32 * T)
+    for t in range(T):
+        i = K * t + whole
+        copy(tail_values + GROUP * t, values + i, K - whole)
+        copy(tail_scales + 32 * t, scales + i // 8, (K - whole) // 8)
+        copy(tail_sums + 32 * t, sums + i // 8, (K - whole) // 8)
+
+
+@inline
 def rows_of(args, tid, team, T, unpack, dot, layout):
     w, values, scales, sums, bias, residual, out, _, N, K, residual_stride, out_stride, ahead = words(args, 13)
-    block, block_bytes = layout.block, layout.block_bytes
-    row_bytes, group_bytes = K // block * block_bytes, GROUP // block * block_bytes
-    acc, tail_rows = _acc(), _rows()
-    ahead_rows, ahead_columns = GROUP * ahead // K * 2, GROUP * ahead % K
-    wrap = (K - ahead_columns + GROUP - 1) // GROUP * GROUP
-    whole, n_groups = K // GROUP * GROUP, (K + GROUP - 1) // GROUP
-    tail_bytes = (K - whole) // block * block_bytes
+    row_bytes, group_bytes = K // layout.block * layout.block_bytes, GROUP // layout.block * layout.block_bytes
+    far, near = ahead * group_bytes, NEAR * group_bytes
+    acc, at, tails = _acc(), _at(), _tails()
     tail_values, tail_scales, tail_sums = _values(), _scales(), _sums()
+    whole, n_groups = K // GROUP * GROUP, (K + GROUP - 1) // GROUP
+    tail_bytes = row_bytes - whole // GROUP * group_bytes
     if whole < K:
-        # A last group that is not whole gets zeros behind it.
-        clear(tail_values, GROUP * T)
-        clear(tail_scales, 32 * T)
-        clear(tail_sums, 32 * T)
-        clear(tail_rows, 1024)
-        for t in range(T):
-            at = K * t + whole
-            copy(tail_values + GROUP * t, values + at, K - whole)
-            copy(tail_scales + 32 * t, scales + at // 8, (K - whole) // 8)
-            copy(tail_sums + 32 * t, sums + at // 8, (K - whole) // 8)
+        pad((tail_values, tail_scales, tail_sums), (values, scales, sums), K, whole, T)
+        clear(tails, MOST_BYTES * AT_ONCE)
     memory = heap(MARKS * n_groups * T + 64)
     marks = (memory + 63) // 64 * 64
     for t in range(T):
         for g in range(n_groups):
-            at, to = (K * t + GROUP * g) // 8, marks + MARKS * (n_groups * t + g)
+            i, to = (K * t + GROUP * g) // 8, marks + MARKS * (n_groups * t + g)
             if GROUP * g == whole:
                 mark(tail_sums + 32 * t, tail_scales + 32 * t, to, layout)
             else:
-                mark(sums + at, scales + at, to, layout)
-    start, stop = share((N + 1) // 2, tid, team)
-    for pair in range(start, stop):
-        n = 2 * pair
-        a, b = w + row_bytes * n, w + row_bytes * min(n + 1, N - 1)
+                mark(sums + i, scales + i, to, layout)
+
+    apart = (N + AT_ONCE - 1) // AT_ONCE
+    start, stop = share(apart, tid, team)
+    for first in range(start, stop):
+        for i in range(AT_ONCE):
+            store_i64(at + 8 * i, w + row_bytes * min(first + apart * i, N - 1))
+        for i in range(PAIRS * T):
+            store_lanes(acc + 64 * i, zero_lanes())
         x, x_scales, x_marks, stride = values, scales, marks, K
-        fetched = a + ahead_rows * row_bytes + ahead_columns // block * block_bytes
-        for t in range(T):
-            store_lanes(acc + 64 * t, zero_lanes())
         for k in range(0, K, GROUP):
             if k == whole:
-                copy(tail_rows, a, tail_bytes)
-                copy(tail_rows + 512, b, tail_bytes)
-                a, b = tail_rows, tail_rows + 512
                 x, x_scales, stride = tail_values, tail_scales, GROUP
-            if k == wrap:
-                fetched += row_bytes  # over the row that comes second in a pair
-            fetch_group(fetched, a + NEAR * group_bytes, group_bytes)
-            fetch_group(fetched + row_bytes, b + NEAR * group_bytes, group_bytes)
-            for t in range(T):
-                # Without, what is unpacked would go to memory and back between tokens.
-                if t == 0 or not has_registers():
-                    first, second = unpack(a), unpack(b)
-                to, i = acc + 64 * t, stride * t
-                parts = x + i, x_scales + i // 8, x_marks + MARKS * n_groups * t
-                store_lanes(to, add_group(load_lanes(to), first, second, *parts, dot, layout))
-            a, b, fetched = a + group_bytes, b + group_bytes, fetched + group_bytes
+                for i in range(AT_ONCE):
+                    copy(tails + MOST_BYTES * i, load_i64(at + 8 * i), tail_bytes)
+                    store_i64(at + 8 * i, tails + MOST_BYTES * i)
+            for p in range(PAIRS):
+                a, b = load_i64(at + 16 * p), load_i64(at + 16 * p + 8)
+                fetch_group(a + far, a + near, group_bytes)
+                fetch_group(b + far, b + near, group_bytes)
+                for t in range(T):
+                    # Without, what is unpacked would go to memory and back between tokens.
+                    if t == 0 or not has_registers():
+                        row, other = unpack(a), unpack(b)
+                    to, i = acc + 64 * (PAIRS * t + p), stride * t
+                    parts = x + i, x_scales + i // 8, x_marks + MARKS * n_groups * t
+                    store_lanes(to, add_group(load_lanes(to), row, other, *parts, dot, layout))
+                store_i64(at + 16 * p, a + group_bytes)
+                store_i64(at + 16 * p + 8, b + group_bytes)
             x, x_scales, x_marks = x + GROUP, x_scales + GROUP // 8, x_marks + MARKS
         for t in range(T):
-            sums8 = load_lanes(acc + 64 * t)
-            finish(fold8(lower(sums8)), bias, residual, out, t, n, residual_stride, out_stride)
-            if n + 1 < N:
-                finish(fold8(upper(sums8)), bias, residual, out, t, n + 1, residual_stride, out_stride)
+            for p in range(PAIRS):
+                sums8, n = load_lanes(acc + 64 * (PAIRS * t + p)), first + apart * 2 * p
+                if n < N:
+                    finish(fold8(lower(sums8)), bias, residual, out, t, n, residual_stride, out_stride)
+                if n + apart < N:
+                    finish(fold8(upper(sums8)), bias, residual, out, t, n + apart, residual_stride, out_stride)
     heap_free(memory)
 
 

@@ -147,6 +147,11 @@ def _places(format: Format, rows: int, columns: int) -> list[tuple[str, int, int
     return [*found, ("bounds", at, at + -(-4 * rows // ALIGN) * ALIGN)]
 
 
+def starts(format: Format, rows: int, columns: int) -> dict[str, int]:
+    """Where each plane of a block format begins, by its name: bytes from the first plane's beginning on."""
+    return {name: start for name, start, _ in _places(format, rows, columns)[:-1]}
+
+
 def _planes(format: Format):
     if format.is_float:
         return [("quants", None)]

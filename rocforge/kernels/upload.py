@@ -1,8 +1,8 @@
 """Weights from the mapped file to the device: through pinned buffers, repacked where they arrive (repack.py). Decides no layout.
 
 Three hands pass each piece on: threads have the system map what comes next, for a page that is not mapped yet costs more than
-its copy (an H100's host: 27 GB/s, 60 where it is), and one thread maps no faster; one copies a piece into pinned memory, with all of
-torch's threads, since a single one reads slower than a bus carries; and the caller's sends it and has it repacked, on two streams in turn.
+its copy (an H100's host: 27 GB/s, 60 where it is), and one thread maps no faster; others copy pieces into pinned memory, each one at
+a time, since a single one reads slower than a bus carries; and the caller's sends them and has them repacked, on two streams in turn.
 """
 
 import ctypes
@@ -18,10 +18,9 @@ import torch
 
 from rocforge.kernels import layout, repack
 
-# Bytes of a file's blocks in a piece at the most (Python takes half a millisecond for each, as long as a bus for half of
-# them), pieces on their way at once, and streams.
-PIECE_BYTES, PIECES, STREAMS = 32 << 20, 4, 2
-MAPPERS = 4  # threads that map
+# Bytes of a file's blocks in a piece at the most, pieces on their way at once, and streams.
+PIECE_BYTES, PIECES, STREAMS = 16 << 20, 8, 2
+MAPPERS, READERS = 4, 8  # threads that map, and that copy
 # Linux' madvise(2): map the pages now. Systems that do not know it map them when they are read.
 _MADV_POPULATE_READ = 22
 
@@ -56,7 +55,8 @@ class _Buffer:
         if data.nbytes > len(self._memory):  # a row may be longer than a piece
             self._memory = torch.empty(data.nbytes, dtype=torch.uint8, pin_memory=True)
         held = self._memory[: data.nbytes].view(data.shape)
-        held.copy_(_tensor(data))
+        assert data.flags.c_contiguous
+        ctypes.memmove(held.data_ptr(), data.ctypes.data, data.nbytes)  # without Python's lock
         return held
 
     def send(self, held: torch.Tensor, matrix: layout.Matrix, first: int, stream: torch.cuda.Stream) -> None:
@@ -79,7 +79,7 @@ def upload(sources: Iterable[Source], device: torch.device, done: Callable[[int]
     sources = list(sources)
     streams = [torch.cuda.Stream(device) for _ in range(STREAMS)]
     buffers = (pinned or Pinned(device)).take()
-    mapper, reader = ThreadPoolExecutor(MAPPERS), ThreadPoolExecutor(1)
+    mapper, readers = ThreadPoolExecutor(MAPPERS), ThreadPoolExecutor(READERS)
     try:
         for _, _, data in sources:
             mapper.submit(populate, data)
@@ -94,12 +94,12 @@ def upload(sources: Iterable[Source], device: torch.device, done: Callable[[int]
         for i, (matrix, first, data) in enumerate(_pieces(sources)):
             if len(waiting) == PIECES:
                 send()
-            waiting.append((i, matrix, first, reader.submit(buffers[i % PIECES].read, data)))
+            waiting.append((i, matrix, first, readers.submit(buffers[i % PIECES].read, data)))
         while waiting:
             send()
     finally:  # also where the user has had enough
         mapper.shutdown(cancel_futures=True)
-        reader.shutdown(cancel_futures=True)
+        readers.shutdown(cancel_futures=True)
 
 
 def populate(data: np.ndarray) -> None:
