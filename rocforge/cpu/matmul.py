@@ -33,6 +33,7 @@ from rocforge.cpu.isa import (
     load_f16,
     load_f32,
     load_half,
+    prefetch_far,
     stack,
     store,
     store_f32,
@@ -51,6 +52,8 @@ load_lanes_f16, load_lanes_bf16 = load_f16(16), load_bf16(16)
 fused, fold, zero_lanes = fma(16), sum_f32(16), zero(16, "f32")
 # Tokens that a few rows are multiplied by before the next rows: floats() keeps these in a first-level cache.
 TOKENS = 64
+# Bytes by which their weights are asked for before the first tokens' use: see rows.py.
+AHEAD_BYTES = 1024
 
 _corner, _head = stack(4 * 8), stack(4 * 16)
 
@@ -87,17 +90,19 @@ def floats(args, tid, team, load_16, load_one, size):
     groups = (N + 3) // 4
     start, stop = share((T + TOKENS - 1) // TOKENS * groups, tid, team)
     for item in range(start, stop):
-        t0, n0 = item // groups * TOKENS, item % groups * 4
+        t0, n0 = item // groups * TOKENS, item % groups
+        n1, n2, n3 = n0 + groups, n0 + 2 * groups, n0 + 3 * groups  # far apart: see rows.py
         # Beyond the last row or token is that row or token again, not stored.
-        w0, w1, w2, w3 = (
-            w + row * n0, w + row * min(n0 + 1, N - 1), w + row * min(n0 + 2, N - 1), w + row * min(n0 + 3, N - 1)
-        )  # fmt: skip
+        w0, w1, w2, w3 = w + row * n0, w + row * min(n1, N - 1), w + row * min(n2, N - 1), w + row * min(n3, N - 1)
         for t in range(t0, min(t0 + TOKENS, T), 2):
             x0, x1 = x + x_stride * t, x + x_stride * min(t + 1, T - 1)
             z = zero_lanes()
             sums = z, z, z, z, z, z, z, z
             for k in range(0, whole, 16):
                 i = size * k
+                if t == t0:
+                    for each in (w0, w1, w2, w3):
+                        prefetch_far(each + i + AHEAD_BYTES)
                 weights = load_16(w0 + i), load_16(w1 + i), load_16(w2 + i), load_16(w3 + i)
                 sums = add_products(sums, weights, (load_lanes(x0 + 4 * k), load_lanes(x1 + 4 * k)))
             if whole < K:
@@ -118,9 +123,10 @@ def floats(args, tid, team, load_16, load_one, size):
             store_f32(corner + 24, fold(b2))
             store_f32(corner + 28, fold(b3))
             for i in range(min(2, T - t)):
-                for n in range(n0, min(n0 + 4, N)):
-                    value = load_f32(corner + 16 * i + 4 * (n - n0))
-                    finish(value, bias, residual, out, t + i, n, residual_stride, out_stride)
+                for j in range(4):
+                    if n0 + groups * j < N:
+                        value = load_f32(corner + 16 * i + 4 * j)
+                        finish(value, bias, residual, out, t + i, n0 + groups * j, residual_stride, out_stride)
 
 
 FLOATS = {
