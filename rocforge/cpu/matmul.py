@@ -41,7 +41,7 @@ from rocforge.cpu.isa import (
     zero,
 )
 from rocforge.cpu.layout import Matrix
-from rocforge.cpu.rows import FEW, ROWS
+from rocforge.cpu.rows import ROWS
 from rocforge.cpu.threads import counter, inline, kernel, launch, share, words
 from rocforge.cpu.tier import tier
 from rocforge.cpu.tiles import TILES, as_records, traits
@@ -148,7 +148,7 @@ def _kernels(x: "Q8 | np.ndarray", is_float: bool, T: int, K: int) -> tuple:
     """
     if is_float:
         return "floats", FLOATS, (), (x,)
-    if T <= FEW:
+    if T <= rows.most_tokens():
         return "rows", ROWS, rows.DEFAULT, x
     if sums_bfloats(T):
         return "bfloats", BFLOATS, bfloats.blocking(K), (as_bfloats(x),)

@@ -43,10 +43,11 @@ from rocforge.cpu.isa import (
 )
 from rocforge.cpu.lanes import to_f32
 from rocforge.cpu.threads import inline, kernel, share, words
+from rocforge.cpu.tier import at_least
 from rocforge.gguf.formats import IQ4_NL, IQ4_XS, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0
 
-# Tokens of a step, at the most, for which reading rows beats unpacking tiles.
-FEW = 3
+# Tokens of a step, at the most, for which reading rows beats unpacking tiles: with registers for what is unpacked, and without.
+FEW, FEWER = 6, 4
 GROUP = 256
 # Rows at once, a pair of which is multiplied after the other.
 PAIRS = 2
@@ -104,6 +105,11 @@ class Fetch(NamedTuple):
 
 
 DEFAULT = Fetch(8)
+
+
+def most_tokens() -> int:
+    """Of this machine, FEW or FEWER."""
+    return FEW if at_least("avx512vnni") else FEWER
 
 
 @inline

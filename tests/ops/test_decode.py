@@ -25,7 +25,7 @@ import numpy as np
 from rocforge.cpu.embed import embed
 from rocforge.cpu.layout import matrix
 from rocforge.cpu.matmul import linear
-from rocforge.cpu.rows import FEW
+from rocforge.cpu.rows import most_tokens
 from rocforge.gguf.formats import SUPPORTED
 from tests.ops.blocks import random_blocks, random_q8
 
@@ -44,7 +44,7 @@ for format in SUPPORTED:
             held = bytes_[start : start + data.nbytes]
             held[:] = data.reshape(-1)
             w = matrix(held, format, rows, columns)
-            for T in (1, FEW, FEW + 1):  # both kernels
+            for T in (1, most_tokens(), most_tokens() + 1):  # both kernels
                 x = rng.standard_normal((T, columns)).astype(np.float32) if format.is_float else random_q8(T, columns, rng)
                 linear(x, (w,), None, None, np.empty((T, rows), np.float32))
             embed(np.array([0, rows - 1], np.int32), w, np.empty((2, columns), np.float32))
