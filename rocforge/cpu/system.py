@@ -24,7 +24,7 @@ read = instruction(types.int64, (types.intp,), lambda b, a: b.load_atomic(pointe
 add = instruction(
     types.int64, (types.intp, types.int64), lambda b, a, x: b.atomic_rmw("add", pointer(b, a, I64), x, "seq_cst")
 )
-post, wait = _libc("sem_post"), _libc("sem_wait")
+post, wait, try_wait = _libc("sem_post"), _libc("sem_wait"), _libc("sem_trywait")
 
 # Linux's futex: (address, operation, value, no time limit), private to the process.
 _FUTEX = {"x86_64": 202, "aarch64": 98}.get(platform.machine(), 0) if sys.platform == "linux" else 0
