@@ -261,6 +261,112 @@ def test_real_sizes(format, layout):
                 np.testing.assert_array_equal(a, b)
 
 
+# ---- gate, up and SwiGLU
+
+
+class Gated:
+    """linear and swiglu of T tokens, and with `normed` what leaves the x without its root before them."""
+
+    def __init__(self, room, format=Q4_K, K=512, F=96, T=1, bias=False, normed=False, in_8_bits=True):
+        rng = np.random.default_rng(K + F)
+        self.room, self.format, self.K, self.normed = room, format, K, normed
+        self.data, self.x = random_blocks(format, 2 * F, K, rng), random_q8(T, K, rng)
+        size = np.sqrt(np.mean((activations(self.x) @ weights(self.data, format).T) ** 2))
+        self.x = self.x._replace(scales=(self.x.scales / size).astype(np.float32))  # silu bends near 1
+        self.bias = (rng.standard_normal(2 * F) / 4).astype(np.float32) if bias else None
+        self.gate_up, self.out = np.full((T, 2 * F), np.nan, np.float32), q8(T, F) if in_8_bits else np.empty((T, F), np.float32)
+
+    def run(self):
+        matrix = self.room.matrix(self.data, self.format, len(self.data), self.K)
+        linear = {"x": self.x, "weights": (matrix,), "bias": self.bias, "residual": None, "out": self.gate_up}
+        return self.room.launch_all([("linear", linear), ("swiglu", {"gate_up": self.gate_up, "out": self.out})])
+
+    def check(self):
+        """In steps of 8 bits: what gate and up may be off by, each times the other (silu is no steeper than 1.1), silu's own
+        (test_activation.py), and half a step; of the largest of a block, by which all its values are scaled, the same."""
+        x = activations(self.x)
+        gate, up = np.split(x @ weights(self.data, self.format).T, 2, 1)
+        of_gate, of_up = np.split(lost(self.K, x, [(self.data, self.format)]), 2, 1)
+        exact = reference.silu(gate) * up
+        off = 1.1 * of_gate * (np.abs(up) + of_up) + np.abs(reference.silu(gate)) * of_up + 2.0**-19 * np.abs(exact)
+        blocks, off = exact.reshape(len(x), -1, 32), off.reshape(len(x), -1, 32)
+        largest, of_largest = np.abs(blocks).max(2), off.max(2)
+        assert (np.abs(self.out.scales - largest / 127) <= of_largest / 127 + 2 * U * largest / 127).all()
+        steps = 127 / largest[..., None]
+        got = self.out.values.reshape(blocks.shape)
+        allowed = 0.5 + off * steps + 127 * (of_largest / largest)[..., None] + 6 * 127 * U
+        assert (np.abs(got - blocks * steps) <= allowed).all(), (np.abs(got - blocks * steps) - allowed).max()
+        assert np.array_equal(self.out.sums, self.out.values.reshape(len(x), -1, 16).sum(2))
+
+
+GATED = [(Q4_K, 512, 96), (Q2_K, 256, 32), (Q3_K, 768, 64), (Q5_0, 96, 32), (Q8_0, 160, 64), (IQ4_XS, 1280, 32), (Q6_K, 256, 64)]
+
+
+@pytest.mark.parametrize(("format", "K", "F"), GATED, ids=str)
+def test_gated_against_float64(room, format, K, F):
+    s = Gated(room, format, K, F)
+    names = s.run()
+    assert not is_here(room) or names == ["gemv_swiglu"]
+    s.check()
+
+
+@pytest.mark.parametrize("tile", [
+    {"BN": 4, "BU": 2, "num_warps": 1, "programs": 1}, {"BN": 32, "BU": 8, "num_warps": 1, "programs": 1}, {"BN": 2, "BU": 4, "num_warps": 1, "programs": 5},
+], ids=str)  # fmt: skip
+def test_gated_in_other_steps(room, tile):
+    if room.name == "cpu":
+        pytest.skip("its products have no such steps")
+    with book.use(Blocked(tile)):
+        s = Gated(room)
+        assert s.run() == ["gemv_swiglu"]
+        s.check()
+
+
+def test_gated_of_a_normed_x():
+    """The root that its norm has left is a factor of gate and of up."""
+    room, rng = make_room("triton"), np.random.default_rng(0)
+    import torch
+
+    from rocforge.kernels.gemv_swiglu import linear_swiglu
+    from rocforge.kernels.norm import Root
+
+    s, squares = Gated(room), rng.uniform(1, 9, 512 // 32).astype(np.float32)
+    root = np.float32(1 / np.sqrt(squares.astype(np.float64).sum() / 512 + 0.25))
+    to = lambda q: type(q)(*map(torch.from_numpy, q))
+    linear_swiglu(to(s.x), room.matrix(s.data, s.format, len(s.data), s.K), to(s.out), Root(torch.from_numpy(squares), 0.25))
+    s.x = s.x._replace(scales=s.x.scales * root)  # rounded once more, as the root is: less than what lost() has for a unit
+    s.check()
+
+
+@pytest.mark.parametrize("case", [{"T": 2}, {"bias": True}, {"F": 80}, {"in_8_bits": False}], ids=str)
+def test_what_is_not_gated_at_once(case):
+    """Two tokens, a bias, rows that are no whole blocks, floats: each launched by itself, to its launcher's bits."""
+    room = make_room("triton")
+    case = {"format": Q8_0, "K": 64, **case, **({"in_8_bits": False} if case.get("F") else {})}
+    together, alone = Gated(room, **case), Gated(room, **case)
+    assert len(together.run()) == 2
+    matrix = room.matrix(alone.data, alone.format, len(alone.data), alone.K)
+    room.linear(alone.x, (matrix,), alone.bias, None, alone.gate_up)
+    room.swiglu(alone.gate_up, alone.out)
+    for a, b in zip((together.gate_up, *together.out), (alone.gate_up, *alone.out), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("format", [Q4_K, Q5_K, Q6_K, Q3_K, Q2_K, IQ4_XS, Q8_0, Q5_0], ids=str)
+@pytest.mark.parametrize(("K", "F"), [(4096, 14336), (3584, 18944), (2048, 8192)], ids=str)
+def test_gated_real_sizes(format, K, F):
+    """Within the bounds, and the same bits each time."""
+    s = Gated(make_room("gpu"), format, K, F)
+    assert s.run() == ["gemv_swiglu"]
+    s.check()
+    written = [part.copy() for part in s.out]
+    for _ in range(20):
+        s.run()
+        for a, b in zip(written, s.out, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 # ---- what is launched one by one
 
 APART = {
