@@ -62,7 +62,7 @@ def test_blocking_of_the_cpu(tmp_path, monkeypatch):
     assert {t["kernel"] for t in few} == {"rows", "attend"} and {t["kernel"] for t in many} > {"rows", "attend"}
     assert all(t["tile"] and t["origin"] == "default" for t in few + many)
     assert sum(t["launches"] for t in many if t["op"] == "attention") == 6
-    assert "AHEAD=32" in run_explain().stdout
+    assert "AHEAD=8" in run_explain().stdout
 
 
 def test_the_interpreter_has_no_tiles_to_show():
