@@ -50,9 +50,10 @@ _call = instruction(None, (types.int64, types.int64, types.intp, types.intp), _e
 # Every so many looks the core is offered to a thread of the team that was seen on it, and to nobody else: another
 # process would keep it for milliseconds (of the built-in model's speed a thirtieth was left).
 _SPINS, _YIELD_EVERY = 100000, 2000
-# Looks for a next job before it sleeps: some 200 microseconds, more than the caller takes between two steps. (The built-in
-# model on a virtual Xeon's two cores: 4,300 tokens a second without, 6,200 with; after a second's pause 1,900 and 5,400.)
-_IDLE_LOOKS = 100000
+# Looks for a next job before it sleeps: half a millisecond, more than the caller takes between two steps of text. (The built-in
+# model on a virtual Xeon's two cores, tokens a second: 4,300 without and 6,200 with, after a second's pause 1,900 and 5,200; of
+# `generate`, which draws each token, 2,090 with two fifths of it and 2,760.)
+_IDLE_LOOKS = 250000
 
 # A team's memory: the barrier's counter and how many sleep, the job, and for each thread a semaphore (POSIX: 32
 # bytes at the most) and the core that it was on at the last barrier, each on cache lines of its own.
