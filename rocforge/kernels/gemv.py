@@ -131,14 +131,6 @@ def _of_lanes(BN: int, BU: int, units: int, held: int) -> GemvTile:
 
 
 @triton.jit
-def keep_before(ISA: tl.constexpr):
-    """What was asked for so far is asked for before what follows is computed. NVIDIA's assembler saves registers by loading
-    late, unless a barrier stands between; AMD's compilers leave loads where they are."""
-    if ISA == "ptx":
-        tl.debug_barrier()
-
-
-@triton.jit
 def by_scale(
     a, b, scales, HALF: tl.constexpr, SCALED: tl.constexpr, HALVES: tl.constexpr, SHORT: tl.constexpr, ISA: tl.constexpr
 ):

@@ -88,10 +88,10 @@ def _places(format: Format, rows: int, columns: int, device: torch.device) -> tu
 @triton.jit(do_not_specialize=["first", "block_row", "cell_bytes", "most_scale"])
 def move_bits(
     blocks, entries, places, planes, bounds, first, block_row, cell_bytes, most_scale,
-    PLANES: tl.constexpr, OF_D: tl.constexpr, STRIDE: tl.constexpr, B: tl.constexpr,
+    PLANES: tl.constexpr, STRIDE: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
     """Program (r, i): B bytes of row first + r of one of the PLANES, of row r of the blocks, which has block_row bytes, a cell
-    cell_bytes. Plane OF_D has the d, STRIDE halves from each other, between two an m: see Matrix.bounds.
+    cell_bytes. The last plane has the d, STRIDE halves from each other, between two an m: see Matrix.bounds.
 
     `planes`: where the first begins, and all others behind it.
     """
@@ -113,7 +113,7 @@ def move_bits(
     value = ((value.to(tl.int32) >> (entry >> 1 & 7)) & 1) ^ (entry & 1)
     made = tl.sum(value << bit, 1)
     tl.store(plane + at, made.to(tl.uint8), mask=there)
-    if which == OF_D:
+    if which == PLANES - 1:
         low, high = tl.split(tl.reshape(made, (B // (2 * STRIDE), STRIDE, 2)))
         half = (low | high << 8).to(tl.int16).to(tl.float16, bitcast=True)
         share = tl.where(tl.arange(0, STRIDE) == 0, 1.0, M_SHARE)[None, :]
@@ -128,10 +128,11 @@ def fill(matrix: layout.Matrix, raw: torch.Tensor, first: int = 0) -> None:
         layout.fill(matrix, raw, first)
         return
     of_d, stride = layout.places_of_d(format)
-    places, programs = _places(format, matrix.rows, matrix.columns, raw.device)
     of_planes = tables(format)
+    assert list(of_planes)[-1] == of_d, format
+    places, programs = _places(format, matrix.rows, matrix.columns, raw.device)
     launch(
         move_bits, (len(raw), programs), raw, _entries(format, raw.device), places, matrix.planes.quants.view(torch.uint8),
         matrix.bounds, first, raw.shape[1], of_planes["quants"].cell_bytes, float(layout.MOST_SCALE.get(format, 1)),
-        num_warps=WARPS, PLANES=len(of_planes), OF_D=list(of_planes).index(of_d), STRIDE=stride, B=BYTES,
+        num_warps=WARPS, PLANES=len(of_planes), STRIDE=stride, B=BYTES,
     )  # fmt: skip

@@ -265,11 +265,11 @@ def test_real_sizes(format, layout):
 
 
 class Gated:
-    """linear and swiglu of T tokens, and with `normed` what leaves the x without its root before them."""
+    """linear and swiglu of T tokens."""
 
-    def __init__(self, room, format=Q4_K, K=512, F=96, T=1, bias=False, normed=False, in_8_bits=True):
+    def __init__(self, room, format=Q4_K, K=512, F=96, T=1, bias=False, in_8_bits=True):
         rng = np.random.default_rng(K + F)
-        self.room, self.format, self.K, self.normed = room, format, K, normed
+        self.room, self.format, self.K = room, format, K
         self.data, self.x = random_blocks(format, 2 * F, K, rng), random_q8(T, K, rng)
         size = np.sqrt(np.mean((activations(self.x) @ weights(self.data, format).T) ** 2))
         self.x = self.x._replace(scales=(self.x.scales / size).astype(np.float32))  # silu bends near 1
