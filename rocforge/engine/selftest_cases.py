@@ -164,7 +164,6 @@ def _attention(rng) -> Iterator[Case]:
 def _chain(rng) -> Iterator[Case]:
     yield from _rope_attention(rng)
     yield from _linear_norm_rope(rng)
-    yield from _linear_swiglu(rng)
     yield from _norms_of_many(rng)
 
 
@@ -248,23 +247,6 @@ def _linear_norm_rope(rng) -> Iterator[Case]:
         written = {"h": (0, in_h), "qkv": (0, in_qkv), **dict.fromkeys(("k_cache", "v_cache"), (HALF, off))}
         what = f"linear, rms_norm, linear and rope_store, {first} and {'+'.join(map(str, formats))}, {layout}"
         yield Case("chain", what, arguments, written)
-
-
-def _linear_swiglu(rng) -> Iterator[Case]:
-    """Of gate and up only what SwiGLU makes of them is seen: where one launch does both, nothing else is written."""
-    F = 64
-    for format in (Q4_K, Q8_0, Q3_K):
-        K = max(96, format.block)
-        x, weights = _random_q8(rng, 1, K), blocks(rng, format, 2 * F, K)
-        products = x.values * np.repeat(x.scales, 32, 1) @ rows_of(weights).T
-        x = x._replace(scales=x.scales / np.float32(np.sqrt(np.mean(products**2))))  # silu bends near 1
-        ops = (
-            _op("linear", "x", weights=(Of("weights"),), bias=None, residual=None, out=Of("gate_up")),
-            _op("swiglu", "gate_up out"),
-        )
-        arguments = {"ops": ops, "x": x, "weights": weights, "gate_up": _empty(1, 2 * F), "out": _empty_q8(1, F)}
-        # Gate and up are off by 2^-17 of their magnitudes each (_linear), which are 12 to 31 times what is left of them: by 2^-11 in all.
-        yield Case("chain", f"linear and swiglu, {format}", arguments, {"out": (2**-10, 0)})
 
 
 def _norms_of_many(rng) -> Iterator[Case]:

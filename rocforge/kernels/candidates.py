@@ -27,7 +27,6 @@ FACTORS: dict[str, dict[str, tuple[float, ...]]] = {
     "gemv_floats": {"BN": _AROUND, "BK": (0.5, 1, 2, 4), "num_warps": (1, 2, 4)},
     "gemv_norm": {"BU": (0.25, 0.5, 1, 2), "num_warps": _AROUND},
     "gemv_rope": {"BN": (0.5, 1), "BU": _AROUND, "num_warps": _AROUND},
-    "gemv_swiglu": {"BN": _AROUND, "BU": (0.5, 1), "num_warps": _AROUND, "programs": (0.5, 0.75, 1, 1.25, 1.5)},
     "gemm_blocks": {
         "BT": (0.5, 1), "BN": _AROUND, "BU": _AROUND, "num_warps": (0.5, 1), "num_stages": (0.5, 2 / 3, 1, 4 / 3, 1.5), "programs": _AROUND,
     },
@@ -57,11 +56,6 @@ def _gemv_blocks(tile: Any, key: Key, target: Target) -> bool:
     U, BT = next_power_of_2(-(-key.shape[1] // UNIT)), next_power_of_2(key.tokens)
     units = tile.BN * tile.BU / _lanes(target, tile)
     return tile.BU <= (U if BT == 1 else max(1, U // 2)) and 1 <= units and units * BT <= 16
-
-
-def _gemv_swiglu(tile: Any, key: Key, target: Target) -> bool:
-    """The same; rows are a part of a block."""
-    return tile.BN <= Q8_BLOCK and _gemv_blocks(tile, key, target)
 
 
 def _gemv_norm(tile: Any, key: Key, target: Target) -> bool:
@@ -141,7 +135,6 @@ FITS: dict[str, Callable[[Any, Key, Target], bool]] = {
     "gemv_floats": _gemv_floats,
     "gemv_norm": _gemv_norm,
     "gemv_rope": _gemv_rope,
-    "gemv_swiglu": _gemv_swiglu,
     "gemm_blocks": _gemm_blocks,
     "gemm_floats": _gemm,
     "gemm_plain": _plain,

@@ -18,9 +18,8 @@ from rocforge.kernels.attention import to_halves as attention_to_halves
 from rocforge.kernels.chain import launch_all
 from rocforge.kernels.embed import embed
 from rocforge.kernels.gather import gather
-from rocforge.kernels.gemv_swiglu import linear_swiglu
 from rocforge.kernels.matmul import linear
-from rocforge.kernels.norm import Root, parts_to_halves, rms_norm, to_halves
+from rocforge.kernels.norm import parts_to_halves, rms_norm, to_halves
 from rocforge.kernels.quantize import quantize
 from rocforge.kernels.rope import rope_store, rope_table
 from rocforge.kernels.sample import penalize, sample
@@ -154,8 +153,6 @@ def _joined(format: Format, every: bool) -> Iterator[tuple[str, str, Callable[[]
         for layout_name, kv in (("interleaved", "f16"), ("half", "f32")):
             yield "linear", format.name, lambda a=(format, K, N, layout_name, kv): _linear_norm_rope(*a)
     yield "linear", format.name, lambda: _linear_norm_rope(format, 4096, 4096, "half", "f16", turns=False)
-    for K, has_root in ((4096, True), (3584, False)) if every else ((4096, True),):
-        yield "linear", format.name, lambda a=(format, K, has_root): _linear_swiglu(*a)
 
 
 def _linear_norm_rope(format: Format, K: int, N: int, layout_name: str, kv: str, turns: bool = True) -> None:
@@ -177,11 +174,6 @@ def _linear_norm_rope(format: Format, K: int, N: int, layout_name: str, kv: str,
         }),
     ]  # fmt: skip
     launch_all({"rms_norm": rms_norm, "linear": linear, "rope_store": rope_store}, ops[: 4 if turns else 3])
-
-
-def _linear_swiglu(format: Format, K: int, has_root: bool) -> None:
-    root = Root(_meta(K // Q8_BLOCK), 1e-5) if has_root else None
-    linear_swiglu(_q8(1, K), layout.empty(format, 28672, K, "meta"), _q8(1, 14336), root)
 
 
 def _caches(kv: str, G: int, D: int) -> list:

@@ -4,7 +4,6 @@ Of one token, whose launches take longer to begin and end than to compute:
 
     linear, rms_norm, linear ..    the first writes what the norm does but for its root, which the second makes (gemv_norm.py)
     linear, rope_store             (gemv_rope.py)
-    linear, swiglu                 (gemv_swiglu.py)
     rope_store, attention          where launches do not begin early (attention.py)
 
 Of more than a few, which the matrix units multiply:
@@ -20,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rocforge.gguf.formats import Q8
-from rocforge.kernels import activation, attention, gemm, gemv, gemv_norm, gemv_rope, gemv_swiglu, halves, norm, rope, target
+from rocforge.kernels import activation, attention, gemm, gemv, gemv_norm, gemv_rope, halves, norm, rope, target
 from rocforge.kernels.columns import Order
 from rocforge.kernels.halves import Halves
 from rocforge.kernels.matmul import linear_of_halves, linear_of_root
@@ -51,9 +50,6 @@ def launch_each(launchers: Mapping[str, Callable[..., None]], ops: Sequence[Boun
             made = attention.to_halves(_order(following[0]), **given)
         elif kinds[:2] == ["linear", "rope_store"] and _turns(given, following[0]):
             _linear_rope(given, following[0], x)
-            n = 2
-        elif kinds[:2] == ["linear", "swiglu"] and _gates(given, following[0]):
-            gemv_swiglu.linear_swiglu(given["x"], *given["weights"], following[0]["out"], x)
             n = 2
         elif kinds[:2] == ["rope_store", "attention"]:
             attention.rope_attention(**{**given, **following[0]})
@@ -143,11 +139,3 @@ def _turns(first: dict[str, Any], store: dict[str, Any]) -> bool:
         return False
     fits = lambda: gemv_rope.fits(first["weights"], store["table"], store["k_cache"], store["q_norm"], store["head_dim"])
     return _is_many(first) or (_is_one(first) and fits())
-
-
-def _gates(first: dict[str, Any], swiglu_: dict[str, Any]) -> bool:
-    """Whether a linear makes the gate and up of a SwiGLU in 8 bits, and one launch can do both."""
-    made = first["out"].data_ptr() == swiglu_["gate_up"].data_ptr() and isinstance(swiglu_["out"], Q8)
-    if not made or len(first["weights"]) > 1 or first["bias"] is not None or first["residual"] is not None:
-        return False
-    return _is_one(first) and gemv_swiglu.fits(first["weights"][0])

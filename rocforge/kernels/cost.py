@@ -81,11 +81,9 @@ def work(key: Key, launch: Launch) -> Work:
         # Of the last tile, what is beyond the matrix is computed along.
         rows, tokens = _whole(N, sizes.get("BN", 1)), _whole(T, sizes.get("BT", 1))
         steps, parts = math.ceil(K / columns), 1
-        if key.kernel in ("gemv_blocks", "gemv_swiglu"):  # programs go through several blocks of rows
+        if key.kernel == "gemv_blocks":  # programs go through several blocks of rows
             steps *= math.ceil(rows / sizes["BN"] / launch.grid[0])
-        if key.kernel == "gemv_swiglu" and sizes["CHUNKS"] == 1:  # whose loop has a step of gate and one of up
-            steps = math.ceil(steps / 2)
-        # Of gemv_norm and gemv_rope a program has one block of rows, and what all three write beside or instead of out is as much.
+        # Of gemv_norm and gemv_rope a program has one block of rows, and what they write beside or instead of out is as much.
         if key.kernel == "gemm_blocks":  # programs share a row's columns, and what they write is read once more
             parts = launch.grid[1]
             steps = math.ceil(steps / parts)

@@ -180,12 +180,6 @@ class Pool:
             held = self._buffers[tag] = torch.empty(n_bytes, dtype=torch.uint8, device=device)
         return held[:n_bytes]
 
-    def take_cleared(self, tag: str, n_bytes: int, device: torch.device) -> torch.Tensor:
-        """The same of zeros, which launches leave behind as they found them."""
-        held = self._buffers.get(tag)
-        taken = self.take(tag, n_bytes, device)
-        return taken if self._buffers[tag] is held else taken.zero_()
-
     @property
     def n_bytes(self) -> int:
         return sum(len(buffer) for buffer in self._buffers.values())
@@ -292,14 +286,6 @@ def scratch(tag: str, shape: tuple[int, ...], dtype: torch.dtype, like: torch.Te
     if program is None:
         return torch.empty(shape, dtype=dtype, device=like.device)
     return program.pool.take(tag, n_bytes, like.device).view(dtype).view(shape)
-
-
-def cleared(tag: str, shape: tuple[int, ...], dtype: torch.dtype, like: torch.Tensor) -> torch.Tensor:
-    """The same of zeros: what is launched leaves zeros behind."""
-    program = _recording.get()
-    if program is None:
-        return torch.zeros(shape, dtype=dtype, device=like.device)
-    return program.pool.take_cleared(tag, math.prod(shape) * dtype.itemsize, like.device).view(dtype).view(shape)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,6 @@ from rocforge.kernels.cost import KEYS, is_prefill
 from rocforge.kernels.embed import embed
 from rocforge.kernels.gemv_norm import linear_norm
 from rocforge.kernels.gemv_rope import linear_rope
-from rocforge.kernels.gemv_swiglu import linear_swiglu
 from rocforge.kernels.matmul import linear
 from rocforge.kernels.norm import Root, rms_norm
 from rocforge.kernels.quantize import quantize
@@ -160,26 +159,6 @@ def _linear_norm(key: Key, device: torch.device, blocks: Blocks | None) -> Trial
     return Trial(call, len(matrices), (out, *normed), limit)
 
 
-def _linear_swiglu(key: Key, device: torch.device, blocks: Blocks | None) -> Trial:
-    (N, K), T, format = key.shape, key.tokens, BY_NAME[key.format]
-    matrices, x = _copies_of(format, N, K, device, blocks), _activations(T, K, device)
-    out = _q8(T, N // 2, device)
-
-    def limit() -> tuple[torch.Tensor, ...]:
-        """silu is no steeper than 1.1 and no more than its x, so what gate and up are off by counts times the other; what is
-        rounded may become a neighbour, as in _linear_norm."""
-        gate_up = torch.empty((T, N), dtype=torch.float32, device=device)
-        linear(x, (matrices[0],), None, None, gate_up)
-        of_gate, of_up = _limit_of_sums(x, format, N, K, blocks, device).chunk(2, 1)
-        gate, up = gate_up.abs().chunk(2, 1)
-        off = 1.1 * of_gate * (up + of_up) + gate * of_up + 2.0**-19 * gate * up
-        largest = off.view(T, -1, Q8_BLOCK).amax(2)
-        of_values = 1 + 2 * (largest / out.scales.clamp_min(1e-30)).repeat_interleave(Q8_BLOCK, 1)
-        return of_values, largest / 127 + 4 * U * out.scales, of_values.view(T, -1, Q8_SUM_BLOCK).sum(2)
-
-    return Trial(lambda i: linear_swiglu(x, matrices[i], out), len(matrices), tuple(out), limit)
-
-
 def _linear_rope(key: Key, device: torch.device, blocks: Blocks | None) -> Trial:
     """Of queries alone, of the widest usual heads that the rows are whole ones of."""
     (N, K), T, format = key.shape, key.tokens, BY_NAME[key.format]
@@ -300,7 +279,6 @@ _MAKERS: dict[str, Callable[[Key, torch.device, Blocks | None], Trial]] = {
     **dict.fromkeys(("gemv_blocks", "gemv_floats", "gemm_blocks", "gemm_floats", "gemm_plain"), _linear),
     "gemv_norm": _linear_norm,
     "gemv_rope": _linear_rope,
-    "gemv_swiglu": _linear_swiglu,
     **dict.fromkeys(("embed_blocks", "embed_floats"), _embed),
     **dict.fromkeys(("attend_tile", "attend_split", "attend_lanes"), _attention),
     "rms_norm_q8": _rows_op(1, True, _norm),

@@ -78,7 +78,6 @@ KEYS = {
     "norm": Key("rms_norm_q8", "", (4096,), 1),
     "gemv_norm": Key("gemv_norm", "Q4_K", (4096, 14336), 1),
     "gemv_rope": Key("gemv_rope", "Q4_K", (6144, 4096), 1),
-    "gemv_swiglu": Key("gemv_swiglu", "Q4_K", (28_672, 4096), 1),
 }
 COMPILE = """
 import json
@@ -139,7 +138,7 @@ def test_compiled_code_is_read(compiled):
 
 
 def test_predictions_are_of_a_sane_size(compiled):
-    for name in ("gemv", "gemm", "plain", "gemv_norm", "gemv_rope", "gemv_swiglu"):
+    for name in ("gemv", "gemm", "plain", "gemv_norm", "gemv_rope"):
         assert 0.5 * compiled[name]["bound_us"] < compiled[name]["us"] < 20 * compiled[name]["bound_us"], name
     assert 0.5 < compiled["norm"]["us"] < 20
 

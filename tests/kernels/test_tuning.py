@@ -15,7 +15,7 @@ from rocforge.engine.tiles import random_blocks  # noqa: E402
 from rocforge.engine.tune import Subject, search  # noqa: E402
 from rocforge.errors import DeviceError  # noqa: E402
 from rocforge.gguf.formats import F16, Q4_K, Q8_0  # noqa: E402
-from rocforge.kernels import attention, candidates, cases, cost, embed, gemm, gemv, gemv_norm, gemv_rope, gemv_swiglu, launch, norm, ranges, trials, tuning  # noqa: E402
+from rocforge.kernels import attention, candidates, cases, cost, embed, gemm, gemv, gemv_norm, gemv_rope, launch, norm, ranges, trials, tuning  # noqa: E402
 from rocforge.kernels.assembly import Loop, loop_of_amdgcn  # noqa: E402
 from rocforge.kernels.cards import CARDS, OTHERS  # noqa: E402
 from rocforge.kernels.inspect import Row  # noqa: E402
@@ -167,7 +167,7 @@ def test_candidates_of_every_kernel_are_few_and_can_be_launched(arch):
             (made, *_) = trials.launches_of(choice.key, program)
             assert made.options.get("num_warps", tile.num_warps) == tile.num_warps and 0 not in made.grid
     assert {key.kernel for key in seen} >= {"embed_blocks", "embed_floats", "gemv_blocks", "gemv_floats", "gemm_blocks", "rms_norm_q8", "swiglu_q8", "quantize_rows"}
-    assert ({"gemv_norm", "gemv_rope", "gemv_swiglu"} <= {key.kernel for key in seen}) == (arch == "sm90")
+    assert ({"gemv_norm", "gemv_rope"} <= {key.kernel for key in seen}) == (arch == "sm90")
 
 
 def test_no_candidate_has_lanes_without_work():
@@ -269,7 +269,6 @@ SMALL = {
     "gemv": (Key("gemv_blocks", "Q8_0", (19, 96), 1), gemv.GemvTile(16, 4, 1, 8), gemv.gemv_blocks, {"BN": 8, "BU": 2, "num_warps": 1, "programs": 3}),
     "gemv_norm": (Key("gemv_norm", "Q8_0", (64, 160), 1), gemv_norm.GemvNormTile(4, 1), gemv_norm.gemv_norm, {"BU": 2, "num_warps": 1}),
     "gemv_rope": (Key("gemv_rope", "Q8_0", (32, 160), 1), gemv_rope.GemvRopeTile(8, 4, 1), gemv_rope.gemv_rope, {"BN": 4, "BU": 2, "num_warps": 1}),
-    "gemv_swiglu": (Key("gemv_swiglu", "Q8_0", (64, 160), 1), gemv.GemvTile(16, 4, 1, 8), gemv_swiglu.gemv_swiglu, {"BN": 8, "BU": 2, "num_warps": 1, "programs": 3}),
     "gemm": (Key("gemm_blocks", "Q4_K", (19, 256), 16), gemm.GemmTile(32, 32, 2, 1, 1, 1), gemm.gemm_blocks, {"BT": 16, "BN": 16, "BU": 4, "num_warps": 1, "num_stages": 1, "programs": 1}),
     "embed": (Key("embed_blocks", "Q8_0", (19, 96), 2), embed.BLOCKS, embed.embed_blocks, {"BU": 16, "num_warps": 1}),
     "norm": (Key("rms_norm_q8", "", (96,), 2), norm.NormTile(2), norm.rms_norm_q8, {"num_warps": 4}),
