@@ -20,6 +20,7 @@ from rocforge.kernels.embed import embed
 from rocforge.kernels.gather import gather
 from rocforge.kernels.matmul import linear
 from rocforge.kernels.norm import parts_to_halves, rms_norm, to_halves
+from rocforge.kernels.parts import Parts
 from rocforge.kernels.quantize import quantize
 from rocforge.kernels.rope import rope_store, rope_table
 from rocforge.kernels.sample import penalize, sample
@@ -107,7 +108,7 @@ def _calls(every: bool) -> Iterator[tuple[str, str, Callable[[], None]]]:
     for tokens, n in itertools.product((16, T), (2048, 4096, 8192) if every else (8192,)):
         norm, x = (_meta(n), 1e-5, gemm.order(tokens)), _meta(tokens, n)
         yield "rms_norm", "", lambda x=x, norm=norm: to_halves(x, *norm)
-        parts = gemm.Parts(_meta(4, tokens, n), _meta(tokens))
+        parts = Parts(_meta(4, tokens, n), _meta(tokens))
         yield "rms_norm", "", lambda x=x, norm=norm, parts=parts: parts_to_halves(parts, None, x, x, *norm)
         gate_up = _meta(tokens, 2 * n if n < 8192 else 2 * halves.MOST_COLUMNS)
         yield "swiglu", "", lambda x=gate_up, order=gemm.order(tokens): swiglu_to_halves(x, order)
@@ -188,7 +189,7 @@ def _rope_store(kv: str, D: int, layout_name: str, norms: bool, tokens: int = 1,
     T, H, G = tokens, 32, 8
     N = (H + 2 * G) * D
     norm = _meta(D) if norms else None
-    parts = (gemm.Parts(_meta(n_parts, T, N), _meta(T)), _meta(N) if norms else None) if n_parts else (None, None)
+    parts = (Parts(_meta(n_parts, T, N), _meta(T)), _meta(N) if norms else None) if n_parts else (None, None)
     rope.store(
         *parts, _meta(T, N), _meta(T, D), _ints(T), _ints(T), _ints(9, 256), norm, norm, *_caches(kv, G, D),
         heads=H, kv_heads=G, head_dim=D, layout=layout_name, eps=1e-6,

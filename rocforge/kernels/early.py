@@ -4,8 +4,8 @@ Such a launch (CUDA's programmatic dependent launch) is put onto the device once
 let it: that hides the time in which an ordinary launch is got ready, and what it does before `wait` is hidden too. From
 `wait` on all is as in an ordinary launch: whatever was launched before is done, and its results are seen. So each
 kernel of a step waits before it reads what the one before has written and before it writes anything. Until then it may
-read weights, which no step writes, and what launches before the one before have written (`settled`): they are done, since
-that one has waited for them, or it had not let this one begin.
+read weights, which no step writes, or have them fetched into the second cache (`fetch`), and read what launches before the one before have
+written (`settled`): they are done, since that one has waited for them, or it had not let this one begin.
 
 In steps of many tokens kernels take so long that it is no gain (EARLY_TOKENS).
 
@@ -43,3 +43,10 @@ def settled(at, mask, EARLY: tl.constexpr):
         return tl.load(at, cache_modifier=CACHE)
     else:
         return tl.load(at, mask=mask, other=0, cache_modifier=CACHE)
+
+
+@triton.jit
+def fetch(at, EARLY: tl.constexpr):
+    """Has the second cache fetch the lines in which these addresses lie, of 128 bytes each, and waits for nothing."""
+    if EARLY:
+        tl.inline_asm_elementwise("prefetch.global.L2 [$1];\nmov.b32 $0, 0;", "=r,l", [at], dtype=tl.int32, is_pure=False, pack=1)

@@ -11,9 +11,9 @@ from rocforge.kernels import halves, tuning
 from rocforge.kernels.columns import Order
 from rocforge.kernels.early import settled, wait
 from rocforge.kernels.finish import strides
-from rocforge.kernels.gemm import Parts, joined
 from rocforge.kernels.halves import Halves, store_halves
 from rocforge.kernels.launch import launch
+from rocforge.kernels.parts import Parts, joined
 from rocforge.kernels.quantize import store_q8
 from rocforge.kernels.sizes import next_power_of_2
 
@@ -93,7 +93,7 @@ def norm_of_parts(
     parts, parts_largest, bias, residual, x, weight, out, largest, T, N, n_parts, residual_stride, x_stride, out_stride, eps,
     BB: tl.constexpr, MIX: tl.constexpr, PAIRED: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """Program t: row t of x, which gemm.add_parts would make, and its norm."""
+    """Program t: row t of x, which parts.add would make, and its norm."""
     t = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, BB)[:, None] * 32 + tl.arange(0, 32)[None, :]
     w = settled(weight + i, i < N, EARLY)

@@ -6,9 +6,9 @@ import triton.language as tl
 
 from rocforge.gguf.formats import Q8_BLOCK, Q8Cache
 from rocforge.kernels.early import settled, wait
-from rocforge.kernels.gemm import Parts, joined
 from rocforge.kernels.launch import launch
 from rocforge.kernels.norm import inverse_rms
+from rocforge.kernels.parts import Parts, joined
 from rocforge.kernels.quantize import quantize_tile
 from rocforge.kernels.sizes import cdiv, next_power_of_2
 
@@ -60,7 +60,7 @@ def store_pairs(to, a, b, rest, first, second, r, half, D: tl.constexpr):
 
 @triton.jit
 def qkv_of(qkv, parts, largest, bias, t, column, mask, T, N, n_parts):
-    """Values of row t of qkv [T, N], or of what gemm.add_parts would make of the parts."""
+    """Values of row t of qkv [T, N], or of what parts.add would make of the parts."""
     if parts is None:
         return tl.load(qkv + t * N + column, mask=mask, other=0)
     else:
@@ -76,7 +76,7 @@ def rope_store_heads(
     T, n_parts, P, H, G, half, eps, HALVES: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, BP: tl.constexpr,
     BR: tl.constexpr, BB: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """Program (t, h): head h of token t: of q's H, then k's G, then v's. `parts` of gemm.Parts, if qkv is still to be made of them.
+    """Program (t, h): head h of token t: of q's H, then k's G, then v's. `parts` of Parts, if qkv is still to be made of them.
 
     A lane has whole pairs and writes what it has read, so none waits for another; only what a cache in
     8 bits reads again of the head, in blocks of 32, lies behind a barrier.

@@ -54,7 +54,7 @@ def test_only_what_is_settled_is_read_before_the_wait(launches):
             (does,) = {call for call in calls if not call.startswith(("tl.", "triton."))}
             calls = calls_of(made.kernel.fn.__globals__[does])
         before = {call for call in calls[: calls.index("wait")] if not call.startswith(("tl.", "triton.")) and not call.endswith(".to")}
-        assert before <= {"read_values", "read_scales", "zeros", "settled", "rows_of", "share_of", "load_pages", "angles_of"}, (name, before)
+        assert before <= {"read_values", "read_scales", "zeros", "settled", "fetch", "rows_of", "share_of", "load_pages", "angles_of"}, (name, before)
         assert not {"tl.load", "tl.store"} & set(calls[: calls.index("wait")]), name
 
 
