@@ -7,6 +7,13 @@ from rocforge.cpu.isa import I32, I64, Vec, call, constant, i32x16, instruction,
 from rocforge.cpu.tier import at_least, tier
 
 i8x64, i16x32 = Vec(64, "i8"), Vec(32, "i16")
+# What signed bytes are too large by as unsigned ones.
+SIGN = 128
+
+
+def taken_off() -> int:
+    """What add_word takes off each value: AVX2 multiplies signed bytes in fewer instructions than unsigned ones."""
+    return SIGN if tier() == "avx2" else 0
 
 
 def _madd(b, x, y):
@@ -69,7 +76,12 @@ def _word(b, x):
 
 
 def _add_word(b, acc, values, x):
-    return _accumulate(b, acc, values, _word(b, x))
+    if tier() != "avx2":
+        return _accumulate(b, acc, values, _word(b, x))
+    # |w| times x with w's sign, w being the value less SIGN: of signed bytes two products fit into 16 bits, 128 * 127 of each.
+    w = b.xor(values, constant(64, "i8", [-SIGN] * 64))
+    signed = lambda of: _by_halves(b, "llvm.x86.avx2.psign.b", i8x64, of, w)
+    return b.add(acc, _dot4_small_avx2(b, signed(w), signed(_word(b, x))))
 
 
 def _add_word_small(b, acc, values, x):
@@ -84,9 +96,9 @@ has_registers = instruction(types.int64, (), lambda b: I64(int(at_least("avx512v
 dot4 = instruction(i32x16, (i8x64, types.intp), _dot4)
 # the same for values below 128
 dot4_small = instruction(i32x16, (i8x64, types.intp), _dot4_small)
-# (acc, values, x): acc + the sums of four products of unsigned bytes and the four signed ones at an address
+# (acc, values, x): acc + the sums of four products of unsigned bytes, less taken_off(), and the four signed ones at an address
 add_word = instruction(i32x16, (i32x16, i8x64, types.intp), _add_word)
-# the same for values below 128
+# the same for values below 128, of which nothing is taken off
 add_word_small = instruction(i32x16, (i32x16, i8x64, types.intp), _add_word_small)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from rocforge.cpu import decode
 from rocforge.cpu.decode import HALF, MINS, RAW_BYTES, SCALES, STRIP_BYTES
-from rocforge.cpu.dots import add_word, add_word_small, has_registers
+from rocforge.cpu.dots import SIGN, add_word, add_word_small, has_registers, taken_off
 from rocforge.cpu.epilogue import finish_panel
 from rocforge.cpu.isa import (
     fma,
@@ -130,7 +130,8 @@ def as_records(x: Q8, format: Format) -> np.ndarray:
 
 def traits(format: Format) -> tuple[bool, bool, int]:
     """What records depend on: those made for one format serve others like it."""
-    return getattr(decode, format.name)[2:]
+    *others, offset = getattr(decode, format.name)[2:]
+    return (*others, offset - taken_off() if offset == SIGN else offset)
 
 
 @inline
