@@ -93,20 +93,23 @@ for tokens in (8, 32):
             wait, store = (re.search(part, ptx).start() for part in ("griddepcontrol.wait", r"st\\.global"))
             products = [at.start() for at in re.finditer(r"mma\\.", ptx)]
             copies = re.findall(r"cp\\.async\\.(c[ag])[^;]*, 0x10,", ptx)  # of 16 bytes
-            print(wait, products[0], products[-1], store, "ca" in copies, "cg" in copies, sep=",")
+            fetches = [at.start() for at in re.finditer(r"prefetch\\.global\\.L2", ptx)]
+            print(wait, products[0], products[-1], store, "ca" in copies, "cg" in copies, len(fetches), max(fetches, default=0), sep=",")
 """
 
 
 def test_the_next_matrix_does_not_wait_for_the_one_before():
     """Of two matrices by the same x, the second's launch waits when it has multiplied, and before it writes; activations come past the
-    first cache."""
+    first cache. Lines are fetched before a wait alone."""
     ran = subprocess.run([sys.executable, "-c", COMPILE_NEXT], cwd=ROOT, env=child_environment(), capture_output=True, text=True, check=False)
     found = [tuple(map(ast.literal_eval, line.split(","))) for line in ran.stdout.split()]
     assert len(found) == 4, ran.stderr[-2000:]
-    for i, (wait, first_product, last_product, store, kept, past) in enumerate(found):
+    for i, (wait, first_product, last_product, store, kept, past, n_fetches, last_fetch) in enumerate(found):
         assert wait > last_product if i % 2 else wait < first_product, i
         assert wait < store and not kept
         assert past or i >= 2, i  # 32 tokens come by boxes
+        # Of 32 tokens, what waits first has lines of its weights fetched meanwhile; what does not wait, and 8 tokens, nothing.
+        assert (n_fetches > 0) == (i == 2) and last_fetch < wait, i
 
 
 @pytest.mark.parametrize("target", [AMD["gfx942"], AMD["gfx1100"], AMPERE], ids=lambda target: target.arch)
